@@ -1,0 +1,1 @@
+"""The parts: interchangeable modules, one file each, one folder per slot."""

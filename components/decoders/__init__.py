@@ -1,0 +1,1 @@
+"""Components of this slot; the registry reads them from their files."""

@@ -1,0 +1,1 @@
+"""One YAML per experiment; found with importlib.resources.files("pam_kit.recipes")."""

@@ -1,0 +1,1 @@
+"""Samples, readers, the built-in micro dataset, collation."""

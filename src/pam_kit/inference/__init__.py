@@ -1,0 +1,1 @@
+"""Masks and texts out of pictures."""

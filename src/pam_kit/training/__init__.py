@@ -1,0 +1,1 @@
+"""The LightningModule, stages, optimiser, run folders."""
