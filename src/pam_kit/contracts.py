@@ -300,6 +300,11 @@ class Decoder(nn.Module, ABC):
     def generate(self, prefix: Tensor, questions: Questions, max_new_tokens: int) -> list[GeneratedText]:
         """Greedy answers to Q questions, batched; the same text as one at a time."""
 
+    @abstractmethod
+    def align(self, tokens: Tensor, questions: Questions) -> Tensor:
+        """How far the words of the answers are from being readable off ``tokens`` (R, N, D) directly, (): the mean
+        negative log-probability of each word under the tokens' average similarity to the word embeddings."""
+
     def needs_vocabulary(self) -> bool:
         """Whether ``learn_vocabulary`` must be called before training."""
         return False

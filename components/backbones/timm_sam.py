@@ -1,0 +1,196 @@
+"""Any timm feature extractor under SAM's prompt encoder and mask decoder: the backbone that trains on a laptop.
+
+The extractor's coarse levels meet in a feature pyramid (Lin et al., arXiv 1612.03144) and feed SAM 2's mask decoder
+(arXiv 2408.00714), high-resolution skips included, so region features look as they do with SAM 2.
+"""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import timm
+import torch
+import torch.nn.functional as F
+from sam2.modeling.sam.mask_decoder import MaskDecoder
+from sam2.modeling.sam.prompt_encoder import PromptEncoder
+from sam2.modeling.sam.transformer import TwoWayTransformer
+from sam2.modeling.sam2_utils import LayerNorm2d
+from torch import Tensor, nn
+
+from pam_kit.components.backbones.drawn_prompts import draw_prompts
+from pam_kit.components.backbones.sam_backbone import SamBackbone
+from pam_kit.components.backbones.timm_weights import load_extractor_weights
+from pam_kit.contracts import ImageFeatures, PromptBatch, RegionFeatures
+from pam_kit.errors import RecipeError
+from pam_kit.registry import register, suggest
+
+
+@register("backbone", "timm_sam")
+class TimmSam(SamBackbone):
+    """A timm feature extractor under SAM's prompt encoder and mask decoder, for training from scratch.
+
+    The extractor must have a level of stride ``feature_stride``; coarser levels are upsampled and added. Finer levels
+    that it lacks (plain vision transformers) are upsampled from the next coarser one.
+
+    Args:
+        model_name: a name timm knows.
+        image_size: side S of the square model image, in pixels; a multiple of 32.
+        embed_dim: width C of embeddings and tokens; a multiple of 8 and of twice ``decoder_heads``.
+        feature_stride: pixels to a cell of the feature grid; masks are four times finer than the grid.
+        decoder_depth: two-way blocks of the mask decoder.
+        decoder_heads: attention heads of the mask decoder.
+        decoder_mlp_dim: inner width of the mask decoder's MLPs.
+        selection: stability, best or single: which mask is shown where the hypotheses differ.
+        draw_prompts: also draw boxes and positive points into SAM's mask prompt, unless a mask is given.
+        weights: lite0 for the ImageNet weights of tf_efficientnet_lite0, or a .safetensors file of the timm model.
+        freeze_extractor: keep the extractor fixed, in eval mode and out of the graph.
+        frozen: keep the whole backbone so.
+    """
+
+    def __init__(
+        self,
+        model_name: str = "mobilenetv4_conv_small",
+        image_size: int = 128,
+        embed_dim: int = 128,
+        feature_stride: Literal[8, 16] = 16,
+        decoder_depth: int = 2,
+        decoder_heads: int = 4,
+        decoder_mlp_dim: int = 256,
+        selection: Literal["stability", "best", "single"] = "single",
+        draw_prompts: bool = False,
+        weights: str | None = None,
+        freeze_extractor: bool = False,
+        frozen: bool = False,
+    ):
+        _check_sizes(image_size, embed_dim, decoder_heads)
+        side = image_size // feature_stride
+        # Read before the module exists: the mean and the standard deviation come with the weights.
+        extractor = _create_extractor(model_name, image_size, feature_stride)
+        mean, std = load_extractor_weights(extractor, model_name, weights)
+        super().__init__(image_size, (side, side), embed_dim, selection, mean, std)
+        self.feature_stride, self.draw_prompts, self.freeze_extractor = feature_stride, draw_prompts, freeze_extractor
+        self.extractor = extractor
+        self.pyramid = _Pyramid(extractor.feature_info, embed_dim, feature_stride)
+        self.sam_prompt_encoder = PromptEncoder(
+            embed_dim=embed_dim,
+            image_embedding_size=self.grid,
+            input_image_size=(image_size, image_size),
+            mask_in_chans=16,
+        )
+        self.sam_mask_decoder = _create_mask_decoder(embed_dim, decoder_depth, decoder_heads, decoder_mlp_dim)
+        self.set_frozen(frozen)
+
+    @property
+    def prompt_encoder(self) -> PromptEncoder:
+        return self.sam_prompt_encoder
+
+    @property
+    def mask_decoder(self) -> MaskDecoder:
+        return self.sam_mask_decoder
+
+    def learnable_parameters(self) -> list[nn.Parameter]:
+        fixed = set(self.extractor.parameters()) if self.freeze_extractor else set()
+        return [parameter for parameter in self.parameters() if parameter not in fixed]
+
+    def train(self, mode: bool = True):
+        super().train(mode)
+        if self.freeze_extractor:
+            self.extractor.eval()
+        return self
+
+    def encode_normalised(self, images: Tensor) -> ImageFeatures:
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.freeze_extractor):
+            levels = self.extractor(images)
+        if getattr(self.extractor, "output_fmt", "NCHW") == "NHWC":
+            levels = [level.permute(0, 3, 1, 2) for level in levels]
+        embedding, fine, finer = self.pyramid(levels, self.grid)
+        return ImageFeatures(embedding=embedding, high_resolution=(finer, fine))
+
+    def segment(self, features: ImageFeatures, image_index: Tensor, prompts: PromptBatch) -> RegionFeatures:
+        if self.draw_prompts:
+            prompts = draw_prompts(prompts, self.image_size)
+        return super().segment(features, image_index, prompts)
+
+
+class _Pyramid(nn.Module):
+    """Levels of the extractor -> the embedding (C) and skips of half (C/4) and a quarter (C/8) its stride."""
+
+    def __init__(self, feature_info, embed_dim: int, stride: int):
+        super().__init__()
+        strides, channels = feature_info.reduction(), feature_info.channels()
+        self.coarse = [index for index, level in enumerate(strides) if level >= stride]
+        self.fine, self.finer = (_level_for(strides, stride // 2), _level_for(strides, stride // 4))
+        self.lateral = nn.ModuleList(nn.Conv2d(channels[index], embed_dim, kernel_size=1) for index in self.coarse)
+        self.norm = LayerNorm2d(embed_dim)
+        self.fine_skip = nn.Conv2d(channels[self.fine], embed_dim // 4, kernel_size=1)
+        self.finer_skip = nn.Conv2d(channels[self.finer], embed_dim // 8, kernel_size=1)
+
+    def forward(self, levels: Sequence[Tensor], grid: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
+        laterals = zip(self.lateral, self.coarse, strict=True)
+        embedding = sum(_resize(lateral(levels[index]), grid, 1) for lateral, index in laterals)
+        fine = _resize(self.fine_skip(levels[self.fine]), grid, 2)
+        finer = _resize(self.finer_skip(levels[self.finer]), grid, 4)
+        return self.norm(embedding), fine, finer
+
+
+def _level_for(strides: Sequence[int], wanted: int) -> int:
+    """Index of the level of the wanted stride, or of the next coarser one that exists."""
+    return min((stride, index) for index, stride in enumerate(strides) if stride >= wanted)[1]
+
+
+def _resize(feature: Tensor, grid: tuple[int, int], factor: int) -> Tensor:
+    size = (grid[0] * factor, grid[1] * factor)
+    if tuple(feature.shape[-2:]) == size:
+        return feature
+    return F.interpolate(feature, size=size, mode="bilinear", align_corners=False)
+
+
+def _create_extractor(model_name: str, image_size: int, stride: int) -> nn.Module:
+    """The timm model cut into the levels that are read: those of a quarter of ``stride`` and coarser."""
+    if not timm.is_model(model_name):
+        near = suggest(model_name, timm.list_models())
+        raise RecipeError([f"backbone.model_name: timm knows no model {model_name!r}{near}"])
+    config = timm.get_pretrained_cfg(model_name)
+    arguments = {"img_size": image_size} if config is not None and config.fixed_input_size else {}
+    with torch.device("meta"):
+        levels = _create(model_name, **arguments).feature_info
+    strides = levels.reduction()
+    if stride not in strides:
+        found = ", ".join(str(level) for level in sorted(set(strides)))
+        raise RecipeError([f"backbone.feature_stride is {stride}; {model_name} has levels of strides {found}"])
+    # Where several levels share a stride the last one has seen most of the picture.
+    last = {level: index for index, level in zip(levels.out_indices, strides, strict=True) if level >= stride // 4}
+    return _create(model_name, out_indices=sorted(last.values()), **arguments)
+
+
+def _create(model_name: str, **arguments) -> nn.Module:
+    try:
+        return timm.create_model(model_name, features_only=True, **arguments)
+    except (RuntimeError, AttributeError, AssertionError) as error:
+        raise RecipeError([f"timm cannot cut {model_name} into feature levels: {error}"]) from error
+
+
+def _create_mask_decoder(embed_dim: int, depth: int, heads: int, mlp_dim: int) -> MaskDecoder:
+    decoder = MaskDecoder(
+        transformer_dim=embed_dim,
+        transformer=TwoWayTransformer(depth=depth, embedding_dim=embed_dim, num_heads=heads, mlp_dim=mlp_dim),
+        iou_head_hidden_dim=embed_dim,
+        use_high_res_features=True,
+        iou_prediction_use_sigmoid=True,
+        pred_obj_scores=True,
+        pred_obj_scores_mlp=True,
+    )
+    # The pyramid's own projections do their work.
+    del decoder.conv_s0, decoder.conv_s1
+    return decoder
+
+
+def _check_sizes(image_size: int, embed_dim: int, heads: int) -> None:
+    problems = []
+    if image_size <= 0 or image_size % 32:
+        problems.append(f"backbone.image_size is {image_size}; it must be a positive multiple of 32")
+    if embed_dim % 8 or embed_dim % (2 * heads):
+        problems.append(
+            f"backbone.embed_dim is {embed_dim}; it must be a multiple of 8 and of twice decoder_heads ({2 * heads})"
+        )
+    if problems:
+        raise RecipeError(problems)

@@ -1,0 +1,106 @@
+"""RegionVLM: backbone -> perceiver -> projector -> decoder, as in PAM's Figure 3. Knows no files and no training."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from pam_kit.contracts import (
+    Decoder,
+    GeneratedText,
+    Perceiver,
+    ProjectedTokens,
+    Projector,
+    PromptBatch,
+    Questions,
+    RegionBatch,
+    RegionFeatures,
+    TextLoss,
+    VisionBackbone,
+)
+from pam_kit.recipe import Recipe
+from pam_kit.registry import find
+
+
+class RegionPrefix(nn.Module):
+    """Puts a region's tokens in the order the decoder reads: visual, newline, semantic, newline."""
+
+    def __init__(self, width: int, has_semantic: bool):
+        super().__init__()
+        self.visual_newline = nn.Parameter(torch.randn(width) * width**-0.5)
+        self.semantic_newline = nn.Parameter(torch.randn(width) * width**-0.5) if has_semantic else None
+
+    def forward(self, tokens: ProjectedTokens) -> Tensor:
+        """-> (R, L, D) with L = visual + 1 + N + 1, or visual + 1 where N = 0."""
+        pieces = [tokens.visual, self.visual_newline.expand(len(tokens.visual), 1, -1)]
+        if self.semantic_newline is not None:
+            pieces += [tokens.semantic, self.semantic_newline.expand(len(tokens.semantic), 1, -1)]
+        return torch.cat(pieces, dim=1)
+
+
+@dataclass
+class RegionOutput:
+    """What a training step needs: the masks, the texts' loss, and the projected tokens."""
+
+    regions: RegionFeatures
+    tokens: ProjectedTokens
+    text: TextLoss | None
+
+
+class RegionVLM(nn.Module):
+    """A vision-language model of regions, made of one part per slot.
+
+    Args:
+        backbone, perceiver, projector, decoder: instances of the contracts' abstract classes, of matching widths.
+    """
+
+    def __init__(self, backbone: VisionBackbone, perceiver: Perceiver, projector: Projector, decoder: Decoder):
+        super().__init__()
+        self.backbone, self.perceiver, self.projector, self.decoder = backbone, perceiver, projector, decoder
+        self.prefix = RegionPrefix(decoder.embed_dim, has_semantic=perceiver.num_semantic_tokens > 0)
+
+    @classmethod
+    def from_recipe(cls, recipe: Recipe) -> "RegionVLM":
+        """Build the four parts a recipe names; the model supplies the widths on which they have to agree."""
+        chosen = recipe.model
+        backbone = find("backbone", chosen.backbone.name).build(**chosen.backbone.arguments)
+        decoder = find("decoder", chosen.decoder.name).build(**chosen.decoder.arguments)
+        width = {"embed_dim": backbone.embed_dim}
+        perceiver = find("perceiver", chosen.perceiver.name).build(**width, **chosen.perceiver.arguments)
+        projector = find("projector", chosen.projector.name).build(
+            **width, output_dim=decoder.embed_dim, **chosen.projector.arguments
+        )
+        return cls(backbone, perceiver, projector, decoder)
+
+    @classmethod
+    def from_pretrained(cls, folder: str) -> "RegionVLM":
+        """Load a run folder, in eval mode; see pam_kit.checkpoints."""
+        from pam_kit.checkpoints import load_model
+
+        return load_model(folder)[0]
+
+    def tokens_per_region(self) -> tuple[int, int]:
+        """Visual and semantic tokens a region takes in the decoder, newlines left out."""
+        return self.projector.num_visual_tokens(self.backbone.grid), self.perceiver.num_semantic_tokens
+
+    def perceive(self, regions: RegionFeatures) -> ProjectedTokens:
+        """Region features -> tokens in the decoder's width; once a region, however many questions follow."""
+        return self.projector(self.perceiver(regions))
+
+    def forward(self, batch: RegionBatch) -> RegionOutput:
+        """Masks of R regions and the loss of Q answers; every image is encoded once."""
+        features = self.backbone.encode(batch.images)
+        regions = self.backbone.segment(features, batch.image_index, batch.prompts)
+        tokens = self.perceive(regions)
+        text = self.decoder(self.prefix(tokens), batch.questions) if len(batch.questions) else None
+        return RegionOutput(regions, tokens, text)
+
+    @torch.inference_mode()
+    def answer(
+        self, images: Tensor, image_index: Tensor, prompts: PromptBatch, questions: Questions, max_new_tokens: int
+    ) -> tuple[RegionFeatures, list[GeneratedText]]:
+        """Masks of R regions and answers to Q questions. Encodes every image once and perceives every region once."""
+        regions = self.backbone.segment(self.backbone.encode(images), image_index, prompts)
+        if not len(questions):
+            return regions, []
+        return regions, self.decoder.generate(self.prefix(self.perceive(regions)), questions, max_new_tokens)

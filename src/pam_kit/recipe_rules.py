@@ -1,0 +1,120 @@
+"""Which values of the right type a recipe may hold: ranges of numbers, known names, sensible shares. Torch-free."""
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import fields
+from typing import Any
+
+from pam_kit.registry import suggest
+from pam_kit.sections import (
+    TRAINABLE_PARTS,
+    DataSection,
+    EvaluateSection,
+    LossWeights,
+    Recipe,
+    SplitChoice,
+    TrainSection,
+)
+from pam_kit.tasks import LANGUAGES, TASKS
+
+TRAINING_PROMPTS = ("box", "point", "mask")
+EVALUATION_PROMPTS = (*TRAINING_PROMPTS, "whole_image", "given", "moved")
+
+# A rule looks at one value of the right type and yields what is wrong with it: an entry (or None for all) and a text.
+_Findings = Iterator[tuple[Any, str]]
+_Rule = Callable[[Any], _Findings]
+
+
+def _number(words: str, allows: Callable[[float], bool]) -> _Rule:
+    def rule(value: Any) -> _Findings:
+        if value is not None and not allows(value):
+            yield None, f"must be {words}, not {value}"
+
+    return rule
+
+
+def _entries(words: str, allows: Callable[[float], bool]) -> _Rule:
+    """The rule of a number for each entry of a list or table."""
+
+    def rule(value: Any) -> _Findings:
+        for key, item in value.items() if isinstance(value, dict) else enumerate(value):
+            if not allows(item):
+                yield key, f"must be {words}, not {item}"
+
+    return rule
+
+
+def _names(kind: str, valid: Iterable[str]) -> _Rule:
+    valid = tuple(valid)
+
+    def rule(value: Any) -> _Findings:
+        for index, name in enumerate(value):
+            if name not in valid:
+                entry = name if isinstance(value, dict) else index
+                yield entry, f"unknown {kind} {name!r}{suggest(name, valid, 'valid')}"
+
+    return rule
+
+
+def _any_share(value: dict[str, float]) -> _Findings:
+    if not any(share > 0 for share in value.values()):
+        yield None, "at least one share must be above 0"
+
+
+def _not_empty(value: list) -> _Findings:
+    if not value:
+        yield None, "must name at least one"
+
+
+def _two(value: list) -> _Findings:
+    if len(value) != 2:
+        yield None, f"must be two numbers, not {len(value)}"
+
+
+_positive = _number("above 0", lambda value: 0 < value < math.inf)
+_not_negative = _number("0 or more", lambda value: 0 <= value < math.inf)
+_entries_not_negative = _entries("0 or more", lambda value: 0 <= value < math.inf)
+
+
+def _shares(kind: str, valid: Iterable[str]) -> list[_Rule]:
+    return [_names(kind, valid), _entries_not_negative, _any_share]
+
+
+def _choices(kind: str, valid: Iterable[str]) -> list[_Rule]:
+    return [_names(kind, valid), _not_empty]
+
+
+_RULES: dict[type, dict[str, list[_Rule]]] = {
+    Recipe: {"seed": [_number("from 0 to 2^32 - 1", lambda value: 0 <= value < 2**32)]},
+    DataSection: {
+        "tasks": _shares("task", TASKS),
+        "languages": _shares("language", LANGUAGES),
+        "prompts": _shares("prompt", TRAINING_PROMPTS),
+        "num_workers": [_not_negative],
+        "max_broken_share": [_number("from 0 to 1", lambda value: 0 <= value <= 1)],
+        **dict.fromkeys(("regions_per_image", "questions_per_region"), [_positive]),
+    },
+    LossWeights: dict.fromkeys((field.name for field in fields(LossWeights)), [_not_negative]),
+    TrainSection: {
+        "trainable": [_names("part", TRAINABLE_PARTS)],
+        "learning_rate_factors": [_names("part", TRAINABLE_PARTS), _entries_not_negative],
+        "betas": [_two, _entries("from 0 to below 1", lambda value: 0 <= value < 1)],
+        "warmup_ratio": [_number("from 0 to below 1", lambda value: 0 <= value < 1)],
+        **dict.fromkeys(("weight_decay", "gradient_clip"), [_not_negative]),
+        **dict.fromkeys(("learning_rate", "max_steps", "epochs", "num_nodes", "num_threads"), [_positive]),
+        **dict.fromkeys(("global_batch_size", "device_batch_size", "log_every", "checkpoint_every"), [_positive]),
+    },
+    SplitChoice: {
+        "prompts": _choices("prompt", EVALUATION_PROMPTS),
+        "tasks": _choices("task", TASKS),
+        "languages": _choices("language", LANGUAGES),
+        "limit": [_positive],
+    },
+    EvaluateSection: {"batch_size": [_positive], "max_new_tokens": [_positive], "pictures": [_not_negative]},
+}
+
+
+def findings(section: type, key: str, value: Any) -> _Findings:
+    """What is wrong with a value of the right type: the entry it concerns, or None for all of it, and a text."""
+    for rule in _RULES.get(section, {}).get(key, ()):
+        yield from rule(value)

@@ -1,0 +1,142 @@
+"""The typed sections of a recipe. A field's name is its key in YAML, its type and default are checked before anything
+is built, and the comment line above it is what `pam-kit recipes --keys` prints. Torch-free.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+SLOTS = ("backbone", "perceiver", "projector", "decoder")
+DATASET_SLOT = "dataset"
+# What a stage may train: the four slots and the learned separators between a region's tokens.
+TRAINABLE_PARTS = (*SLOTS, "prefix")
+
+
+@dataclass
+class ComponentChoice:
+    """A registered name and its arguments. In YAML, ``decoder: qwen2_5_3b`` is short for ``{name: qwen2_5_3b}``."""
+
+    name: str
+    arguments: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class ModelSection:
+    backbone: ComponentChoice
+    perceiver: ComponentChoice
+    projector: ComponentChoice
+    decoder: ComponentChoice
+
+
+@dataclass
+class DataSection:
+    # the training set: a registered dataset and its arguments
+    train: ComponentChoice
+    # a folder that the recipe's datasets refer to as ${data.root}
+    root: str | None = None
+    # which texts of a region are asked for in training, with their share of the questions
+    tasks: dict[str, float] = field(default_factory=lambda: {"recognize": 1.0, "caption": 1.0})
+    # languages of the questions, with their share
+    languages: dict[str, float] = field(default_factory=lambda: {"en": 1.0, "zh": 1.0})
+    # how a region without a prompt of its own is pointed at in training, with the share of each way
+    prompts: dict[str, float] = field(default_factory=lambda: {"box": 0.6, "point": 0.3, "mask": 0.1})
+    # at most this many regions of a picture a step
+    regions_per_image: int = 4
+    # at most this many questions about a region a step
+    questions_per_region: int = 1
+    # processes that read and draw pictures
+    num_workers: int = 1
+    # the run ends when more than this share of the samples is broken
+    max_broken_share: float = 0.01
+
+
+@dataclass
+class LossWeights:
+    # next-token cross-entropy of the answers
+    text: float = 1.0
+    # words of the answer read off the semantic tokens directly (0 turns it off)
+    alignment: float = 0.0
+    # dice loss of the masks; mask losses are left out where the backbone is frozen
+    dice: float = 1.0
+    # binary cross-entropy of the masks
+    bce: float = 0.0
+    # focal loss of the masks
+    focal: float = 20.0
+    # squared error of the predicted IoU
+    iou: float = 1.0
+
+
+@dataclass
+class TrainSection:
+    # parts that learn, of backbone, perceiver, projector, prefix, decoder; all others are frozen
+    trainable: list[str] = field(default_factory=lambda: ["perceiver", "projector", "prefix"])
+    learning_rate: float = 1e-4
+    # learning rate of single parts, as a multiple of learning_rate
+    learning_rate_factors: dict[str, float] = field(default_factory=dict)
+    weight_decay: float = 0.0
+    betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
+    # optimiser steps; null derives them from epochs
+    max_steps: int | None = None
+    epochs: float = 1.0
+    # share of the steps in which the learning rate rises
+    warmup_ratio: float = 0.03
+    # pictures an optimiser step, over all devices; reached by gradient accumulation
+    global_batch_size: int = 16
+    # pictures a device holds at once
+    device_batch_size: int = 16
+    gradient_clip: float = 1.0
+    # auto: bf16 where the device has it, else 32-true; or a Lightning precision name
+    precision: str = "auto"
+    accelerator: str = "auto"
+    devices: int | str = "auto"
+    num_nodes: int = 1
+    # a Lightning strategy name
+    strategy: str = "auto"
+    # threads torch uses on a CPU; null leaves torch's own choice
+    num_threads: int | None = None
+    # steps between log lines
+    log_every: int = 10
+    # steps between checkpoints; null: only at the end
+    checkpoint_every: int | None = None
+    loss: LossWeights = field(default_factory=LossWeights)
+
+
+@dataclass
+class SplitChoice:
+    """A held-out set and how its regions are pointed at."""
+
+    # a registered dataset and its arguments
+    dataset: ComponentChoice
+    # box, point, mask, whole_image (the prompt is ignored) or given (the sample's own)
+    prompts: list[str] = field(default_factory=lambda: ["box"])
+    # tasks and languages that are asked
+    tasks: list[str] = field(default_factory=lambda: ["recognize", "caption"])
+    languages: list[str] = field(default_factory=lambda: ["en", "zh"])
+    # at most this many pictures; null: all
+    limit: int | None = None
+
+
+@dataclass
+class EvaluateSection:
+    # held-out sets by name
+    splits: dict[str, SplitChoice] = field(default_factory=dict)
+    # pictures at once
+    batch_size: int = 16
+    max_new_tokens: int = 48
+    # pictures drawn per task
+    pictures: int = 4
+
+
+@dataclass
+class Recipe:
+    """One whole run, checked. ``source`` is the file it came from, ``overrides`` what the command line changed."""
+
+    name: str
+    model: ModelSection
+    data: DataSection
+    train: TrainSection
+    evaluate: EvaluateSection
+    # a run folder whose weights the model starts from
+    init_from: str | None = None
+    seed: int = 0
+    source: str = ""
+    overrides: list[str] = field(default_factory=list)

@@ -1,0 +1,68 @@
+"""Mask losses of SAM 2 (arXiv 2408.00714, appendix D.2.1): focal or cross-entropy, dice, and the IoU head's error."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from pam_kit.contracts import RegionFeatures
+from pam_kit.sections import LossWeights
+
+FOCAL_ALPHA, FOCAL_GAMMA = 0.25, 2.0
+
+
+def mask_losses(regions: RegionFeatures, targets: Tensor, has_target: Tensor) -> dict[str, Tensor]:
+    """Unweighted losses by name, (); ``targets`` (R, 1, 4h, 4w) in {0, 1}, ``has_target`` (R,).
+
+    The single mask always learns; of the others only the best one of each region, so that they may differ.
+    """
+    logits, predicted_iou = regions.candidate_logits[has_target], regions.candidate_iou[has_target]  # (R, M, 4h, 4w)
+    target = targets[has_target].expand_as(logits)
+    if not len(logits):
+        zero = regions.candidate_logits.sum() * 0
+        return {"dice": zero, "bce": zero, "focal": zero, "iou": zero}
+    each = {"dice": dice_loss(logits, target), "bce": bce_loss(logits, target), "focal": focal_loss(logits, target)}
+    learns = _learning_candidates(each["dice"] + each["bce"])
+    losses = {name: (loss * learns).sum() / len(logits) for name, loss in each.items()}
+    losses["iou"] = F.mse_loss(predicted_iou, mask_iou(logits > 0, target > 0))
+    return losses
+
+
+def weighted_sum(losses: dict[str, Tensor], weights: LossWeights) -> Tensor:
+    """The loss that is minimised: each named loss times the recipe's weight of that name."""
+    return torch.stack([getattr(weights, name) * loss for name, loss in losses.items()]).sum()
+
+
+def dice_loss(logits: Tensor, target: Tensor) -> Tensor:
+    """(..., H, W) -> (...): 1 - (2 |p t| + 1) / (|p| + |t| + 1)."""
+    p = logits.sigmoid()
+    overlap, total = (p * target).sum((-2, -1)), p.sum((-2, -1)) + target.sum((-2, -1))
+    return 1 - (2 * overlap + 1) / (total + 1)
+
+
+def bce_loss(logits: Tensor, target: Tensor) -> Tensor:
+    """(..., H, W) -> (...): mean binary cross-entropy."""
+    return F.binary_cross_entropy_with_logits(logits, target, reduction="none").mean((-2, -1))
+
+
+def focal_loss(logits: Tensor, target: Tensor) -> Tensor:
+    """(..., H, W) -> (...): mean focal loss (arXiv 1708.02002, equation 5)."""
+    cross_entropy = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
+    p = logits.sigmoid()
+    miss = p + target - 2 * p * target  # 1 - the probability given to the truth
+    alpha = FOCAL_ALPHA * target + (1 - FOCAL_ALPHA) * (1 - target)
+    return (alpha * miss**FOCAL_GAMMA * cross_entropy).mean((-2, -1))
+
+
+def mask_iou(mask: Tensor, target: Tensor) -> Tensor:
+    """Boolean (..., H, W) -> (...); 1 where both are empty."""
+    overlap, union = (mask & target).sum((-2, -1)), (mask | target).sum((-2, -1))
+    return torch.where(union > 0, overlap / union.clamp_min(1), torch.ones_like(union, dtype=torch.float))
+
+
+def _learning_candidates(cost: Tensor) -> Tensor:
+    """(R, M) costs -> (R, M) 0/1: the first candidate, and the cheapest of the others where there are others."""
+    learns = torch.zeros_like(cost)
+    learns[:, 0] = 1
+    if cost.shape[1] > 1:
+        learns.scatter_(1, 1 + cost[:, 1:].detach().argmin(1, keepdim=True), 1)
+    return learns

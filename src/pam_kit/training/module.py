@@ -1,0 +1,78 @@
+"""The LightningModule: one training step, who learns, at which rate."""
+
+import lightning
+import torch
+
+from pam_kit.contracts import RegionBatch
+from pam_kit.errors import PamKitError
+from pam_kit.model import RegionOutput, RegionVLM
+from pam_kit.sections import Recipe
+from pam_kit.training.losses import mask_losses, weighted_sum
+from pam_kit.training.stage import cosine_with_warmup, freeze_all_but, keep_frozen_parts_in_eval, parameter_groups
+
+
+class RegionTrainer(lightning.LightningModule):
+    """Trains the parts of a RegionVLM that the recipe names.
+
+    Args:
+        recipe: the whole run.
+        model: built from it.
+        max_steps: optimiser steps of this stage, on which the schedule ends.
+    """
+
+    def __init__(self, recipe: Recipe, model: RegionVLM, max_steps: int):
+        super().__init__()
+        self.recipe, self.model, self.max_steps = recipe, model, max_steps
+        self.parts = freeze_all_but(model, recipe.train.trainable)
+
+    def train(self, mode: bool = True):
+        super().train(mode)
+        keep_frozen_parts_in_eval(self.model)
+        return self
+
+    def training_step(self, packet, index: int):
+        batch, _broken = packet
+        if batch is None:
+            return None
+        _refuse_unsupervised(batch)
+        losses = self._losses(self.model(batch), batch)
+        loss = weighted_sum(losses, self.recipe.train.loss)
+        if not torch.isfinite(loss):
+            raise PamKitError(
+                f"the loss is {float(loss)} at step {self.global_step}: "
+                + ", ".join(f"{name} {float(value):.4g}" for name, value in losses.items())
+                + ". Lower train.learning_rate or train.gradient_clip, or use train.precision=32-true"
+            )
+        values = {f"loss/{name}": value.detach() for name, value in losses.items()}
+        self.log_dict(values, batch_size=len(batch))
+        self.log("loss", loss.detach(), prog_bar=True, batch_size=len(batch))
+        return loss
+
+    def _losses(self, output: RegionOutput, batch: RegionBatch) -> dict[str, torch.Tensor]:
+        weights, losses = self.recipe.train.loss, {}
+        if output.text is not None:
+            losses["text"] = output.text.loss
+            if weights.alignment and output.tokens.semantic.shape[1]:
+                losses["alignment"] = self.model.decoder.align(output.tokens.semantic, batch.questions)
+        if output.regions.candidate_logits.requires_grad:
+            losses |= mask_losses(output.regions, batch.target_masks, batch.has_target)
+        return losses
+
+    def configure_optimizers(self):
+        section = self.recipe.train
+        optimizer = torch.optim.AdamW(parameter_groups(self.model, section), betas=tuple(section.betas))
+        schedule = cosine_with_warmup(optimizer, self.max_steps, section.warmup_ratio)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def _refuse_unsupervised(batch: RegionBatch) -> None:
+    questions = batch.questions
+    silent = [i for i, answer in enumerate(questions.answers) if not answer.strip()]
+    if silent:
+        i = silent[0]
+        raise PamKitError(
+            f"a training question has no supervised token: task {questions.tasks[i]}, language {questions.languages[i]}, "
+            f"region {int(questions.region_index[i])} of its batch. Run `pam-kit data check` on the training set"
+        )
+    if not len(questions) and not bool(batch.has_target.any()):
+        raise PamKitError("a training batch has neither texts nor masks; check data.tasks and data.languages")
