@@ -32,6 +32,13 @@ def test_innermost_point_is_the_middle_of_a_set_pixel(mask):
     assert mask[int(y), int(x)]
 
 
+def test_innermost_point_of_sparse_pixels_larger_than_the_coarse_copy():
+    for seed in range(40):
+        mask = random_mask(228, 84 + seed, 0.1, seed)
+        x, y = innermost_point(mask)
+        assert mask[int(y), int(x)] and x % 1 == y % 1 == 0.5
+
+
 @pytest.mark.parametrize("shape", [(9, 15), (41, 41), (300, 400)])
 def test_innermost_point_of_a_rectangle_keeps_half_the_short_side_from_its_edges(shape):
     mask = np.zeros((500, 600), dtype=bool)

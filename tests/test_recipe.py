@@ -1,6 +1,7 @@
 """Recipes: what a file and the command line say is what comes out, and every mistake is named with its place."""
 
 import dataclasses
+import json
 import subprocess
 import sys
 import textwrap
@@ -105,7 +106,13 @@ def problems(path: str, *overrides: str) -> list[str]:
 
 def test_a_recipe_is_typed(write):
     recipe = load_recipe(write(TINY))
-    assert (recipe.name, recipe.seed, recipe.init_from, recipe.source, recipe.overrides) == ("tiny", 3, None, "tiny.yaml", [])
+    assert (recipe.name, recipe.seed, recipe.init_from, recipe.source, recipe.overrides) == (
+        "tiny",
+        3,
+        None,
+        "tiny.yaml",
+        [],
+    )
     assert recipe.model.perceiver == ComponentChoice("tokens", {})
     assert recipe.model.decoder == ComponentChoice("talker", {"path": "weights", "num_layers": 2})
     assert recipe.data.train == ComponentChoice("dots", {"num_samples": 1000})
@@ -119,13 +126,21 @@ def test_a_recipe_is_typed(write):
 def test_values_take_the_types_that_are_asked_for(write):
     recipe = load_recipe(
         write(TINY),
-        ["train.weight_decay=1", "train.gradient_clip='1e-5'", "train.loss.dice=2", "decoder.dropout=1E3", "train.devices=2"],
+        [
+            "train.weight_decay=1",
+            "train.gradient_clip='1e-5'",
+            "train.loss.dice=2",
+            "decoder.dropout=1E3",
+            "train.devices=2",
+        ],
     )
     train = recipe.train
     assert (train.weight_decay, train.gradient_clip, train.loss.dice, train.devices) == (1.0, 1e-5, 2.0, 2)
     assert type(train.weight_decay) is type(train.loss.dice) is float
     assert recipe.model.decoder.arguments["dropout"] == 1000.0
-    recipe = load_recipe("tiny.yaml", ["backbone.mean=[1, .5]", "data.train.when=2024-01-01", "decoder.options={a: [1]}"])
+    recipe = load_recipe(
+        "tiny.yaml", ["backbone.mean=[1, .5]", "data.train.when=2024-01-01", "decoder.options={a: [1]}"]
+    )
     assert recipe.model.backbone.arguments["mean"] == (1.0, 0.5)
     assert recipe.data.train.arguments["when"] == "2024-01-01"
     assert recipe.model.decoder.arguments["options"] == {"a": [1]}
@@ -142,11 +157,15 @@ def test_overrides_apply_in_order(write):
     assert decoder("decoder=parrot") == ComponentChoice("parrot", {})
     assert decoder("decoder.name=parrot", "decoder.volume=3") == ComponentChoice("parrot", {"volume": 3})
     assert decoder("decoder={name: talker_7b, dropout: 1}") == ComponentChoice("talker_7b", {"dropout": 1.0})
-    assert decoder("decoder={name: talker, dropout: 1}").arguments == {"path": "weights", "num_layers": 2, "dropout": 1.0}
+    assert decoder("decoder={name: talker, dropout: 1}").arguments == {
+        "path": "weights",
+        "num_layers": 2,
+        "dropout": 1.0,
+    }
     assert decoder("decoder=talker_7b", "decoder=talker", "decoder.path=b") == ComponentChoice("talker", {"path": "b"})
-    assert decoder("decoder.path=") is not None if False else True
     assert load_recipe(path, ["init_from=runs/a=b"]).init_from == "runs/a=b"
-    assert load_recipe(path, ["name=other", "init_from="]).name == "other"
+    assert load_recipe(path, ["name=杯子🙂", "init_from="]).name == "杯子🙂"
+    assert "杯子🙂" in resolved_yaml(load_recipe(path, ["name=杯子🙂"]))
 
 
 def test_tables_and_lists_are_whole_values_and_dotted_keys_single_entries(write):
@@ -162,7 +181,10 @@ def test_tables_and_lists_are_whole_values_and_dotted_keys_single_entries(write)
 
 def test_a_child_extends_its_parents(write):
     write(TINY, "base.yaml")
-    write("extends: base.yaml\nname: middle\nmodel:\n  decoder: {num_layers: 9}\ntrain: {learning_rate: 1}\n", "middle.yaml")
+    write(
+        "extends: base.yaml\nname: middle\nmodel:\n  decoder: {num_layers: 9}\ntrain: {learning_rate: 1}\n",
+        "middle.yaml",
+    )
     path = write(
         """
         extends: middle.yaml
@@ -231,76 +253,99 @@ def test_interpolation_that_is_refused(write, monkeypatch, value, message):
     assert problem.startswith("tiny.yaml:17: init_from: ") and message in problem and "secret" not in problem
 
 
-# What is appended to TINY (its lines begin at 17) or takes the place of a line of it; the line, key and words expected.
-WRONG = [
-    ("colour: red", 17, "colour", "unknown key; valid: name, model, data, train, evaluate, init_from, seed"),
-    ("sead: 1", 17, "sead", "unknown key; did you mean 'seed'?"),
-    ("learning_rate: 1", 17, "learning_rate", "unknown key; did you mean 'train.learning_rate'?"),
-    ("data.root: x", 17, "data.root", "nest the keys"),
-    ("init_from: [a]", 17, "init_from", "expected str | None, got ['a'] (list)"),
-    ("init_from: 3", 17, "init_from", "expected str | None, got 3 (int); put it in quotes"),
-    ("name: 1e5", 17, "name", "expected str, got 100000.0 (float); put it in quotes"),
-    ("init_from: ???", 17, "init_from", "has to be given"),
-    ("yes: 1", 17, "yes", "must be text"),
-    ("1: 1", 17, "1", "must be text"),
-    ("seed: 4", 17, "seed", "given twice; it also stands at tiny.yaml:2"),
-    ("init_from: !!python/name:os.system ''", 17, "init_from", "tag 'tag:yaml.org,2002:python/name:os.system' is not allowed"),
-    ("<<: {name: x}", 17, "", "merge keys are not used in recipes; use extends"),
-    ("init_from: &a [*a]", 17, "init_from", "contains itself"),
-    ("init_from: !!int x", 17, "init_from", "'x' is not a YAML int"),
-    ("init_from: [", 18, "", "not valid YAML: while parsing a flow node"),
-    ("init_from: \x07", 17, "", "not valid YAML: character"),
-    ("a: b: c", 17, "", "not valid YAML: mapping values are not allowed here"),
-    ("---\na: 1", 17, "", "not valid YAML: expected a single document"),
-    ("extends: tini", 17, "extends", "there is no recipe 'tini'"),
-    ("extends: tiny.yml", 17, "extends", "there is no recipe 'tiny.yml'; did you mean 'tiny.yaml'?"),
-    ("extends: tiny.yaml", 17, "extends", "cannot extend itself: tiny.yaml -> tiny.yaml"),
-    ("extends: [a]", 17, "extends", "expected a file or a recipe's name, got ['a']"),
-    ("seed: -1", 2, "seed", "must be from 0 to 2^32 - 1, not -1"),
-    ("seed: true", 2, "seed", "expected int, got True (bool)"),
-    ("seed: '3'", 2, "seed", "expected int, got '3' (str)"),
-    ("seed: null", 2, "seed", "expected int, got null"),
-    ("  backbone: {name: ey}", 4, "model.backbone", "unknown backbone 'ey'; did you mean 'eye'? Registered: eye"),
-    ("  backbone: {image_size: 3}", 4, "model.backbone", "expected the name of a backbone, and its arguments; registered: eye"),
-    ("  backbone: 3", 4, "model.backbone", "expected the name of a backbone"),
-    ("  backbone: [eye]", 4, "model.backbone", "expected the name of a backbone"),
-    ("  backbone: {name: 3}", 4, "model.backbone.name", "expected str, got 3 (int)"),
-    ("  backbone: {name: eye, image_siz: 3}", 4, "model.backbone.image_siz", "unknown argument of backbone 'eye'; did you mean 'image_size'?"),
-    ("  backbone: {name: eye, kind: c}", 4, "model.backbone.kind", "expected 'a' | 'b', got 'c' (str)"),
-    ("  backbone: {name: eye, image_size: 1.5}", 4, "model.backbone.image_size", "expected int, got 1.5 (float)"),
-    ("  backbone: {name: eye, mean: [1]}", 4, "model.backbone.mean", "expected tuple[float, float], got [1] (list)"),
-    ("  backbone: {name: eye, mean: [1, x]}", 4, "model.backbone.mean", "expected float, got 'x' (str)"),
-    ("  perceiver: {name: tokens, embed_dim: 8}", 5, "model.perceiver.embed_dim", "is set by the model"),
-    ("  perceiver: {name: tokens, tables: {a: b}}", 5, "model.perceiver.tables.a", "expected float, got 'b' (str)"),
-    ("  projector: {name: mlp, ratio: true}", 6, "model.projector.ratio", "expected 1 | 2, got True (bool)"),
-    ("  projector:", 6, "model.projector", "expected the name of a projector"),
-    ("    name: parrot", 9, "model.decoder.path", "unknown argument of decoder 'parrot'; it takes: volume"),
-    ("    dropout: 1", 8, "model.decoder.path", "decoder 'talker' needs the argument 'path': folder of the weights."),
-    ("  train: {name: dotz}", 12, "data.train", "unknown dataset 'dotz'; did you mean 'dots'?"),
-    ("  tasks: {caption: 1}", 11, "data.train", "is missing; choose one of dots"),
-    ("data: [1]", 11, "data", "expected keys such as train, root"),
-]  # fmt: skip
+# What is added to TINY as line 17; the key and words of the problem.
+ADDED = [
+    ("colour: red", "colour", "unknown key; valid: name, model, data, train, evaluate, init_from, seed"),
+    ("sead: 1", "sead", "unknown key; did you mean 'seed'?"),
+    ("learning_rate: 1", "learning_rate", "unknown key; did you mean 'train.learning_rate'?"),
+    ("data.root: x", "data.root", "nest the keys"),
+    ("init_from: [a]", "init_from", "expected str | None, got ['a'] (list)"),
+    ("init_from: 3", "init_from", "expected str | None, got 3 (int); put it in quotes"),
+    ("name: 1e5", "name", "expected str, got 100000.0 (float); put it in quotes"),
+    ("init_from: ???", "init_from", "has to be given"),
+    ("yes: 1", "yes", "must be text"),
+    ("1: 1", "1", "must be text"),
+    ("seed: 4", "seed", "given twice; it also stands at tiny.yaml:2"),
+    (
+        "init_from: !!python/name:os.system ''",
+        "init_from",
+        "tag 'tag:yaml.org,2002:python/name:os.system' is not allowed",
+    ),
+    ("<<: {name: x}", "", "merge keys are not used in recipes; use extends"),
+    ("init_from: &a [*a]", "init_from", "contains itself"),
+    ("init_from: !!int x", "init_from", "'x' is not a YAML int"),
+    ("init_from: [", "", "not valid YAML: while parsing a flow node"),
+    ("init_from: \x07", "", "not valid YAML: character"),
+    ("a: b: c", "", "not valid YAML: mapping values are not allowed here"),
+    ("---\na: 1", "", "not valid YAML: expected a single document"),
+    ("extends: tini", "extends", "there is no recipe 'tini'"),
+    ("extends: tiny.yml", "extends", "there is no recipe 'tiny.yml'; did you mean 'tiny.yaml'?"),
+    ("extends: tiny.yaml", "extends", "cannot extend itself: tiny.yaml -> tiny.yaml"),
+    ("extends: [a]", "extends", "expected a file or a recipe's name, got ['a']"),
+]
+# What takes the place of a line of TINY; the line, key and words of the problem.
+REPLACED = [
+    (2, "seed: -1", 2, "seed", "must be from 0 to 2^32 - 1, not -1"),
+    (2, "seed: true", 2, "seed", "expected int, got True (bool)"),
+    (2, "seed: '3'", 2, "seed", "expected int, got '3' (str)"),
+    (2, "seed: null", 2, "seed", "expected int, got null"),
+    (4, "  backbone: {name: ey}", 4, "model.backbone", "unknown backbone 'ey'; did you mean 'eye'? Registered: eye"),
+    (
+        4,
+        "  backbone: {image_size: 3}",
+        4,
+        "model.backbone",
+        "the name of a backbone, and its arguments; registered: eye",
+    ),
+    (4, "  backbone: 3", 4, "model.backbone", "expected the name of a backbone"),
+    (4, "  backbone: [eye]", 4, "model.backbone", "expected the name of a backbone"),
+    (4, "  backbone: {name: 3}", 4, "model.backbone.name", "expected str, got 3 (int)"),
+    (
+        4,
+        "  backbone: {name: eye, image_siz: 3}",
+        4,
+        "model.backbone.image_siz",
+        "unknown argument of backbone 'eye'; did you mean 'image_size'?",
+    ),
+    (4, "  backbone: {name: eye, kind: c}", 4, "model.backbone.kind", "expected 'a' | 'b', got 'c' (str)"),
+    (4, "  backbone: {name: eye, image_size: 1.5}", 4, "model.backbone.image_size", "expected int, got 1.5 (float)"),
+    (4, "  backbone: {name: eye, mean: [1]}", 4, "model.backbone.mean", "expected tuple[float, float], got [1] (list)"),
+    (4, "  backbone: {name: eye, mean: [1, x]}", 4, "model.backbone.mean", "expected float, got 'x' (str)"),
+    (5, "  perceiver: {name: tokens, embed_dim: 8}", 5, "model.perceiver.embed_dim", "is set by the model"),
+    (5, "  perceiver: {name: tokens, tables: {a: b}}", 5, "model.perceiver.tables.a", "expected float, got 'b' (str)"),
+    (6, "  projector: {name: mlp, ratio: true}", 6, "model.projector.ratio", "expected 1 | 2, got True (bool)"),
+    (6, "  projector:", 6, "model.projector", "expected the name of a projector"),
+    (8, "    name: parrot", 9, "model.decoder.path", "unknown argument of decoder 'parrot'; it takes: volume"),
+    (
+        9,
+        "    dropout: 1",
+        8,
+        "model.decoder.path",
+        "decoder 'talker' needs the argument 'path': folder of the weights.",
+    ),
+    (12, "  train: {name: dotz}", 12, "data.train", "unknown dataset 'dotz'; did you mean 'dots'?"),
+    (12, "  tasks: {caption: 1}", 11, "data.train", "is missing; choose one of dots"),
+]
 
 
-def change(line: int, text: str) -> str:
-    """TINY with its line replaced, and what is nested under that line left out where it no longer fits."""
-    lines = TINY.splitlines()
-    if line > len(lines):
-        return TINY + text + "\n"
-    if text.startswith("data:"):
-        del lines[11]
-    lines[line - 1] = text
-    return "\n".join(lines) + "\n"
+def named(found: list[str], place: str, key: str, message: str) -> bool:
+    start = f"{place}: {key}: " if key else f"{place}: "
+    return any(problem.startswith(start) and message in problem for problem in found)
 
 
-REPLACED = {"    name: parrot": 8, "    dropout: 1": 9, "  tasks: {caption: 1}": 12, "init_from: [": 17}
+@pytest.mark.parametrize("text, key, message", ADDED, ids=[row[0] for row in ADDED])
+def test_a_mistake_is_named_with_its_place(write, text, key, message):
+    found = problems(write(TINY + text + "\n"))
+    line = 18 if text == "init_from: [" else 17  # a bracket is missed where the file ends
+    assert named(found, f"tiny.yaml:{line}", key, message), found
 
 
-@pytest.mark.parametrize("text, line, key, message", WRONG, ids=[row[0] for row in WRONG])
-def test_a_mistake_is_named_with_its_place(write, text, line, key, message):
-    found = problems(write(change(REPLACED.get(text, line), text)))
-    place = f"tiny.yaml:{line}: " + (f"{key}: " if key else "")
-    assert any(problem.startswith(place) and message in problem for problem in found), found
+@pytest.mark.parametrize("replaced, text, line, key, message", REPLACED, ids=[row[1].strip() for row in REPLACED])
+def test_a_mistake_in_a_line_is_named_with_its_place(write, replaced, text, line, key, message):
+    lines = TINY.splitlines(keepends=True)
+    lines[replaced - 1] = text + "\n"
+    found = problems(write("".join(lines)))
+    assert named(found, f"tiny.yaml:{line}", key, message), found
 
 
 TRAIN = [
@@ -311,14 +356,22 @@ TRAIN = [
     ("learning_rate: .nan", "train.learning_rate", "must be above 0"),
     ("learning_rate: .inf", "train.learning_rate", "must be above 0"),
     ("learning_rate: true", "train.learning_rate", "expected float, got True (bool)"),
-    ("trainable: [perciever]", "train.trainable", "unknown part 'perciever'; did you mean 'perceiver'? Valid: backbone"),
+    (
+        "trainable: [perciever]",
+        "train.trainable",
+        "unknown part 'perciever'; did you mean 'perceiver'? Valid: backbone",
+    ),
     ("trainable: perceiver", "train.trainable", "expected list[str], got 'perceiver' (str)"),
     ("learning_rate_factors: {decodr: 1}", "train.learning_rate_factors.decodr", "did you mean 'decoder'?"),
     ("learning_rate_factors: {decoder: -1}", "train.learning_rate_factors.decoder", "must be 0 or more, not -1.0"),
     ("betas: [0.9]", "train.betas", "must be two numbers, not 1"),
     ("betas: [0.9, 1]", "train.betas", "must be from 0 to below 1, not 1.0"),
     ("warmup_ratio: 1", "train.warmup_ratio", "must be from 0 to below 1, not 1.0"),
-    ("global_batch_size: 24", "train.global_batch_size", "24 is not a multiple of train.device_batch_size, which is 16"),
+    (
+        "global_batch_size: 24",
+        "train.global_batch_size",
+        "24 is not a multiple of train.device_batch_size, which is 16",
+    ),
     ("device_batch_size: 5", "train.global_batch_size", "16 is not a multiple of train.device_batch_size, which is 5"),
     ("device_batch_size: 0", "train.device_batch_size", "must be above 0"),
     ("global_batch_size: -16", "train.global_batch_size", "must be above 0"),
@@ -336,7 +389,7 @@ DATA = [
     ("tasks: [caption]", "data.tasks", "expected dict[str, float], got ['caption'] (list)"),
     ("tasks: {caption: .nan}", "data.tasks.caption", "must be 0 or more"),
     ("languages: {en: -1, zh: 2}", "data.languages.en", "must be 0 or more, not -1.0"),
-    ("languages: {english: 1}", "data.languages.english", "Valid: en, zh" if False else "valid: en, zh"),
+    ("languages: {english: 1}", "data.languages.english", "unknown language 'english'; valid: en, zh"),
     ("prompts: {whole_image: 1}", "data.prompts.whole_image", "unknown prompt 'whole_image'; valid: box, point, mask"),
     ("max_broken_share: 1.5", "data.max_broken_share", "must be from 0 to 1, not 1.5"),
     ("num_workers: -1", "data.num_workers", "must be 0 or more"),
@@ -346,13 +399,17 @@ EVALUATE = [
     ("batch_size: 0", "evaluate.batch_size", "must be above 0"),
     ("splits: [a]", "evaluate.splits", "expected a name and its keys for each entry"),
     ("splits: {a: {prompts: [box]}}", "evaluate.splits.a.dataset", "is missing; choose one of dots"),
-    ("splits: {a: {dataset: dots, prompts: [bocks]}}", "evaluate.splits.a.prompts", "unknown prompt 'bocks'; did you mean 'box'?"),
+    (
+        "splits: {a: {dataset: dots, prompts: [boxx]}}",
+        "evaluate.splits.a.prompts",
+        "unknown prompt 'boxx'; did you mean 'box'?",
+    ),
     ("splits: {a: {dataset: dots, prompts: []}}", "evaluate.splits.a.prompts", "must name at least one"),
     ("splits: {a: {dataset: dots, tasks: [name]}}", "evaluate.splits.a.tasks", "unknown task 'name'; valid: recognize"),
     ("splits: {a: {dataset: dots, languages: [fr]}}", "evaluate.splits.a.languages", "unknown language 'fr'"),
     ("splits: {a: {dataset: {name: dots, sed: 1}}}", "evaluate.splits.a.dataset.sed", "did you mean 'seed'?"),
     ("splits: {a: {dataset: dots, limit: 0}}", "evaluate.splits.a.limit", "must be above 0"),
-]  # fmt: skip
+]
 BELOW = [("train", *row) for row in TRAIN] + [("data", *row) for row in DATA] + [("evaluate", *row) for row in EVALUATE]
 
 
@@ -424,7 +481,7 @@ def test_circles_and_unreadable_files(write, tmp_path):
     (tmp_path / "latin.yaml").write_bytes(b"name: \xe9\n")
     (problem,) = problems("latin.yaml")
     assert problem.startswith("latin.yaml: cannot be read: 'utf-8' codec")
-    write("a: " + "[" * 3000, "deep.yaml")
+    write("a: " + "[" * 500, "deep.yaml")
     assert problems("deep.yaml") == ["deep.yaml:1: nested too deeply"]
 
 
@@ -436,13 +493,15 @@ def test_find_recipe(write, tmp_path, monkeypatch):
     assert find_recipe(tmp_path / "mine.yaml") == tmp_path / "mine.yaml"
     assert find_recipe("pam_tiny") == find_recipe("pam_tiny.yaml") == Path("/shipped/pam_tiny.yaml")
     assert find_recipe("v1.5") == Path("/shipped/v1.5.yaml")
-    write(TINY, "pam_tiny.yaml")
-    assert find_recipe("pam_tiny.yaml") == Path("pam_tiny.yaml")
     for unknown, near in (("pam_tinny", "pam_tiny"), ("min.yaml", "mine.yaml"), ("nowhere/pam_tiny.yaml", "pam_tiny")):
-        with pytest.raises(RecipeError, match=f"there is no recipe '{unknown}'; did you mean '{near}'.*shipped: pam_tiny, v1.5"):
+        with pytest.raises(
+            RecipeError, match=f"there is no recipe '{unknown}'; did you mean '{near}'.*shipped: pam_tiny, v1.5"
+        ):
             find_recipe(unknown)
     with pytest.raises(RecipeError, match="there is no recipe '.*zzz'; recipes that are shipped: pam_tiny"):
         find_recipe(tmp_path / "zzz")
+    write(TINY, "pam_tiny.yaml")
+    assert find_recipe("pam_tiny.yaml") == Path("pam_tiny.yaml")
 
 
 def test_shipped_recipes_have_a_description():
@@ -451,8 +510,9 @@ def test_shipped_recipes_have_a_description():
 
 
 NUMBERS = st.floats(min_value=1e-12, max_value=1e12)
-# The file's name follows from the name here, so texts are what a person can type: printable, and no interpolation.
-TEXTS = st.text(st.characters(codec="utf-8", exclude_categories=("Cc", "Cs", "Cn")), max_size=12).filter(lambda t: "$" not in t and t != "???")
+TEXTS = st.text(st.characters(max_codepoint=0xFFFF, exclude_categories=("Cc", "Cs", "Cn")), max_size=12).filter(
+    lambda text: "${" not in text and text != "???"
+)
 CHANGES = {
     "name": TEXTS,
     "init_from": st.none() | TEXTS,
@@ -463,25 +523,29 @@ CHANGES = {
     "train.betas": st.lists(st.floats(0, 0.999), min_size=2, max_size=2),
     "train.trainable": st.lists(st.sampled_from(sections.TRAINABLE_PARTS)),
     "train.devices": st.integers(1, 8) | TEXTS,
-    "train.precision": st.sampled_from(["16", "1e-5", "true", "null", "2024-01-01", "0x1f", "1:30", "~", "=", "a: b", "#x"]),
+    "train.precision": st.sampled_from(
+        ["16", "1e-5", "true", "null", "2024-01-01", "0x1f", "1:30", "~", "=", "a: b", "#x"]
+    ),
     "data.prompts.point": NUMBERS,
     "data.tasks": st.dictionaries(st.sampled_from(["caption", "explain"]), NUMBERS, min_size=1),
     "decoder.dropout": NUMBERS,
-    "decoder.options": st.recursive(st.none() | st.booleans() | st.integers() | NUMBERS | TEXTS, st.lists, max_leaves=5),
+    "decoder.options": st.recursive(
+        st.none() | st.booleans() | st.integers() | NUMBERS | TEXTS, st.lists, max_leaves=5
+    ),
     "backbone.mean": st.tuples(NUMBERS, NUMBERS),
     "evaluate.splits.held_out.limit": st.none() | st.integers(1, 99),
-}  # fmt: skip
+}
 
 
 def flow(value) -> str:
-    """One line of YAML that PyYAML reads back to ``value``; exponents and the like are quoted where text is meant."""
+    """A value on one line of YAML 1.1, written here so that the kit's own writer is not its own judge."""
     if isinstance(value, str):
-        return '"' + value.replace("\\", "\\\\").replace('"', '\\"').replace("\x85", "\\N").replace("\u2028", "\\L").replace("\u2029", "\\P").replace("\ufeff", "\\uFEFF") + '"'  # noqa: E501
+        return json.dumps(value)  # JSON's escapes are YAML's too, but for surrogate pairs
     if isinstance(value, list | tuple):
         return "[" + ", ".join(map(flow, value)) + "]"
     if isinstance(value, dict):
         return "{" + ", ".join(f"{key}: {flow(item)}" for key, item in value.items()) + "}"
-    return "null" if value is None else str(value).lower() if isinstance(value, bool) else repr(value)
+    return json.dumps(value)
 
 
 def at(recipe, key: str):

@@ -1,7 +1,6 @@
 """Boxes, erosion and inner points of boolean masks. At the bottom of the house: every room may import it."""
 
 import numpy as np
-from PIL import Image
 
 _COARSE_SIDE = 96
 
@@ -29,21 +28,25 @@ def eroded(mask: np.ndarray) -> np.ndarray:
 def innermost_point(mask: np.ndarray) -> tuple[float, float]:
     """The middle (x, y) of the pixel that lies deepest inside a non-empty (H, W) mask, by repeated erosion.
 
-    Masks of more than 96 pixels a side are eroded on a coarse copy, so the point is deepest only to within its pixels.
+    A mask of more than 96 pixels a side is eroded on a copy of that size, so its point may be a few pixels off.
     """
-    height, width = mask.shape
     x1, y1, x2, y2 = (int(v) for v in mask_box(mask))
-    crop = mask[y1:y2, x1:x2]
-    scale = max(1.0, max(crop.shape) / _COARSE_SIDE)
-    if scale > 1:
-        size = (max(1, round(crop.shape[1] / scale)), max(1, round(crop.shape[0] / scale)))
-        coarse = np.asarray(Image.fromarray(crop).resize(size, Image.Resampling.NEAREST), dtype=bool)
-        crop = coarse if coarse.any() else crop
-    rows, columns = np.nonzero(_deepest(crop))
-    middle = np.argmin((rows - rows.mean()) ** 2 + (columns - columns.mean()) ** 2)
-    x = x1 + (columns[middle] + 0.5) * (x2 - x1) / crop.shape[1]
-    y = y1 + (rows[middle] + 0.5) * (y2 - y1) / crop.shape[0]
-    return float(min(x, width - 0.5)), float(min(y, height - 0.5))
+    step = max(1.0, max(x2 - x1, y2 - y1) / _COARSE_SIDE)
+    columns, rows = _sampled(x1, x2, step), _sampled(y1, y2, step)
+    coarse = mask[np.ix_(rows, columns)]
+    if not coarse.any():
+        columns, rows = np.arange(x1, x2), np.arange(y1, y2)
+        coarse = mask[y1:y2, x1:x2]
+    inner_rows, inner_columns = np.nonzero(_deepest(coarse))
+    distance = (inner_rows - inner_rows.mean()) ** 2 + (inner_columns - inner_columns.mean()) ** 2
+    middle = np.argmin(distance)
+    return float(columns[inner_columns[middle]]) + 0.5, float(rows[inner_rows[middle]]) + 0.5
+
+
+def _sampled(start: int, stop: int, step: float) -> np.ndarray:
+    """Whole numbers from ``start`` to below ``stop``, about ``step`` apart and evenly spread; at least one."""
+    count = max(1, round((stop - start) / step))
+    return start + ((np.arange(count) + 0.5) * (stop - start) / count).astype(int)
 
 
 def _deepest(mask: np.ndarray) -> np.ndarray:

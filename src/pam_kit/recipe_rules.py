@@ -57,7 +57,7 @@ def _names(kind: str, valid: Iterable[str]) -> _Rule:
 
 
 def _any_share(value: dict[str, float]) -> _Findings:
-    if not any(share > 0 for share in value.values()):
+    if not any(value.values()):
         yield None, "at least one share must be above 0"
 
 

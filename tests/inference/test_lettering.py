@@ -112,7 +112,7 @@ def test_chinese_is_drawn_with_a_font_that_has_it(fresh, way):
     if way == "named":
         fresh.setenv(lettering.FONT_VARIABLE, chinese_font_file())
     if way == "fontconfig":
-        if not shutil.which("fc-list") or not subprocess.check_output(["fc-list", ":lang=zh-cn"]):
+        if not shutil.which("fc-match") or not subprocess.check_output(["fc-list", ":lang=zh-cn"]):
             pytest.skip("fontconfig knows of no font with Chinese characters")
         fresh.setattr(lettering, "_CJK_FONTS", ())
     with warnings.catch_warnings():

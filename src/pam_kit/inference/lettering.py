@@ -142,15 +142,13 @@ def _system_faces(named: str | None) -> tuple[tuple[str, int], ...]:
 
 
 def _fontconfig_faces() -> list[tuple[str, int]]:
-    """Fonts with Chinese characters that fontconfig knows of; none where it is not installed."""
-    if not shutil.which("fc-list"):
+    """The font that fontconfig offers for Chinese, which may still lack it; none where fontconfig is not installed."""
+    if not shutil.which("fc-match"):
         return []
-    listed = subprocess.run(
-        ["fc-list", "--format", "%{index} %{file}\n", ":lang=zh-cn"], capture_output=True, text=True
-    )
-    found = (line.split(" ", 1) for line in sorted(listed.stdout.splitlines()))
-    # The upper half of fontconfig's index counts the named variants of a variable font; files are read by the lower.
-    return [(path, int(index) & 0xFFFF) for index, path in found if path.endswith((".ttf", ".otf", ".ttc", ".otc"))]
+    command = ["fc-match", "--format", "%{index} %{file}", "sans:lang=zh-cn"]
+    index, _, path = subprocess.run(command, capture_output=True, text=True).stdout.partition(" ")
+    # The upper half of the index counts the named variants of a variable font; files are read by the lower.
+    return [(path, int(index) & 0xFFFF)] if path.endswith((".ttf", ".otf", ".ttc", ".otc")) else []
 
 
 @cache
