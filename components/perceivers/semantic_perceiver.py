@@ -3,11 +3,15 @@
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pam_kit.components.perceivers.two_way import FourierPositions, TwoWayTransformer
 from pam_kit.contracts import PerceivedTokens, Perceiver, RegionFeatures
 from pam_kit.registry import register
+
+# A cell outside the mask keeps this weight, so that surroundings are not lost and an empty mask is no accident.
+LEAST_SHARE = 1e-3
 
 
 @register("perceiver", "semantic_perceiver")
@@ -22,6 +26,9 @@ class SemanticPerceiver(Perceiver):
         attention_downsample: by how much the cross-attention is narrower than the embedding.
         tokens: which tokens of the mask decoder come along: the two mask tokens, or all of them (Table 7).
         image_features: image embedding after or before the fusing module S2-FFM (Table 7).
+        mask_focus: how much the tokens look at the predicted mask rather than elsewhere: attention to a cell is
+            multiplied by its share of the mask to this power. 0 is the paper's; 1 learns far sooner from little data
+            (after the masked attention of arXiv 2112.01527).
     """
 
     def __init__(
@@ -34,10 +41,11 @@ class SemanticPerceiver(Perceiver):
         attention_downsample: int = 2,
         tokens: Literal["mask", "all"] = "mask",
         image_features: Literal["post_ffm", "pre_ffm"] = "post_ffm",
+        mask_focus: float = 0.0,
     ):
         super().__init__()
         self.num_semantic_tokens = num_semantic_tokens
-        self.tokens, self.image_features = tokens, image_features
+        self.tokens, self.image_features, self.mask_focus = tokens, image_features, mask_focus
         self.semantic_tokens = nn.Parameter(torch.randn(num_semantic_tokens, embed_dim))
         self.positions = FourierPositions(embed_dim)
         self.transformer = TwoWayTransformer(embed_dim, depth, num_heads, mlp_dim, attention_downsample)
@@ -45,8 +53,10 @@ class SemanticPerceiver(Perceiver):
     def forward(self, regions: RegionFeatures) -> PerceivedTokens:
         image = regions.image_embedding if self.image_features == "post_ffm" else regions.source_embedding
         grid = (image.shape[-2], image.shape[-1])
-        queries, padding = self._queries(regions)
-        tokens, visual = self.transformer(queries, image.flatten(2).transpose(1, 2), self.positions(grid), padding)
+        queries, token_bias = self._queries(regions)
+        tokens, visual = self.transformer(
+            queries, image.flatten(2).transpose(1, 2), self.positions(grid), token_bias, self._focus(regions, grid)
+        )
         semantic = tokens[:, tokens.shape[1] - self.num_semantic_tokens :]
         return PerceivedTokens(visual=visual, semantic=semantic, grid=grid)
 
@@ -54,5 +64,14 @@ class SemanticPerceiver(Perceiver):
         learned = self.semantic_tokens.expand(len(regions.mask_tokens), -1, -1)
         if self.tokens == "mask":
             return torch.cat([regions.mask_tokens, learned], dim=1), None
-        never = regions.token_padding.new_zeros(learned.shape[:2])
-        return torch.cat([regions.all_tokens, learned], dim=1), torch.cat([regions.token_padding, never], dim=1)
+        hidden = torch.zeros_like(regions.token_padding, dtype=learned.dtype)
+        hidden = hidden.masked_fill(regions.token_padding, -torch.inf)
+        never = hidden.new_zeros(learned.shape[:2])
+        return torch.cat([regions.all_tokens, learned], dim=1), torch.cat([hidden, never], dim=1)
+
+    def _focus(self, regions: RegionFeatures, grid: tuple[int, int]) -> Tensor | None:
+        """(R, h*w) attention bias: the logarithm of each cell's share of the mask, which itself is not trained by it."""
+        if not self.mask_focus:
+            return None
+        share = F.adaptive_avg_pool2d(regions.mask_logits.detach().float().sigmoid(), grid).flatten(1)
+        return self.mask_focus * share.clamp_min(LEAST_SHARE).log()

@@ -42,15 +42,15 @@ class Attention(nn.Module):
         self.query, self.key, self.value = (nn.Linear(embed_dim, inner) for _ in range(3))
         self.out = nn.Linear(inner, embed_dim)
 
-    def forward(self, query: Tensor, key: Tensor, value: Tensor, padding: Tensor | None = None) -> Tensor:
-        """(R, Lq, C), (R, Lk, C), (R, Lk, C) -> (R, Lq, C); keys where ``padding`` (R, Lk) is True are not seen."""
+    def forward(self, query: Tensor, key: Tensor, value: Tensor, key_bias: Tensor | None = None) -> Tensor:
+        """(R, Lq, C), (R, Lk, C), (R, Lk, C) -> (R, Lq, C); ``key_bias`` (R, Lk) is added to every query's scores."""
 
         def heads(x: Tensor) -> Tensor:
             return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
 
-        mask = None if padding is None else ~padding[:, None, None, :]
+        bias = None if key_bias is None else key_bias[:, None, None, :].to(query.dtype)
         mixed = F.scaled_dot_product_attention(
-            heads(self.query(query)), heads(self.key(key)), heads(self.value(value)), attn_mask=mask
+            heads(self.query(query)), heads(self.key(key)), heads(self.value(value)), attn_mask=bias
         )
         return self.out(mixed.transpose(1, 2).flatten(2))
 
@@ -71,17 +71,23 @@ class TwoWayBlock(nn.Module):
         self.norms = nn.ModuleList(nn.LayerNorm(embed_dim) for _ in range(4))
 
     def forward(
-        self, tokens: Tensor, image: Tensor, token_pe: Tensor, image_pe: Tensor, padding: Tensor | None
+        self,
+        tokens: Tensor,
+        image: Tensor,
+        token_pe: Tensor,
+        image_pe: Tensor,
+        token_bias: Tensor | None,
+        image_bias: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
         if self.first:
-            tokens = self.self_attention(tokens, tokens, tokens, padding)
+            tokens = self.self_attention(tokens, tokens, tokens, token_bias)
         else:
             located = tokens + token_pe
-            tokens = tokens + self.self_attention(located, located, tokens, padding)
+            tokens = tokens + self.self_attention(located, located, tokens, token_bias)
         tokens = self.norms[0](tokens)
-        tokens = self.norms[1](tokens + self.token_to_image(tokens + token_pe, image + image_pe, image))
+        tokens = self.norms[1](tokens + self.token_to_image(tokens + token_pe, image + image_pe, image, image_bias))
         tokens = self.norms[2](tokens + self.mlp(tokens))
-        image = self.norms[3](image + self.image_to_token(image + image_pe, tokens + token_pe, tokens, padding))
+        image = self.norms[3](image + self.image_to_token(image + image_pe, tokens + token_pe, tokens, token_bias))
         return tokens, image
 
 
@@ -97,11 +103,20 @@ class TwoWayTransformer(nn.Module):
         self.norm = nn.LayerNorm(embed_dim)
 
     def forward(
-        self, tokens: Tensor, image: Tensor, image_pe: Tensor, padding: Tensor | None = None
+        self,
+        tokens: Tensor,
+        image: Tensor,
+        image_pe: Tensor,
+        token_bias: Tensor | None = None,
+        image_bias: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Tokens (R, L, C), image (R, h*w, C), its positions (h*w, C) -> the two, rewritten."""
+        """Tokens (R, L, C), image (R, h*w, C), its positions (h*w, C) -> the two, rewritten.
+
+        ``token_bias`` (R, L) and ``image_bias`` (R, h*w) are added to the attention scores of those keys; minus infinity
+        hides a key.
+        """
         token_pe = tokens
         for block in self.blocks:
-            tokens, image = block(tokens, image, token_pe, image_pe, padding)
-        tokens = self.norm(tokens + self.last_look(tokens + token_pe, image + image_pe, image))
-        return tokens, image
+            tokens, image = block(tokens, image, token_pe, image_pe, token_bias, image_bias)
+        looked = self.last_look(tokens + token_pe, image + image_pe, image, image_bias)
+        return self.norm(tokens + looked), image
