@@ -1,1 +1,1 @@
-"""Fast paths: one folder per operator, tensors in, tensors out. Importing this package needs neither Triton nor a GPU."""
+"""Fast paths: one folder per operator, tensors in, tensors out. Importing it needs neither Triton nor a GPU."""

@@ -13,11 +13,12 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pam_kit import recipe_source, registry, sections
+from pam_kit import registry, sections
 from pam_kit.errors import RecipeError
 from pam_kit.recipe import find_recipe, load_recipe, resolved_yaml, shipped_recipes, valid_keys
-from pam_kit.recipe_values import INVALID, convert, parse_annotation
-from pam_kit.recipe_yaml import Place, as_marked
+from pam_kit.recipe import source as recipe_source
+from pam_kit.recipe.marked_yaml import Place, as_marked
+from pam_kit.recipe.values import INVALID, convert, parse_annotation
 from pam_kit.registry import register
 from pam_kit.sections import ComponentChoice
 

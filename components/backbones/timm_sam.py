@@ -40,7 +40,8 @@ class TimmSam(SamBackbone):
         decoder_heads: attention heads of the mask decoder.
         decoder_mlp_dim: inner width of the mask decoder's MLPs.
         selection: stability, best or single: which mask is shown where the hypotheses differ.
-        draw_prompts: also draw boxes and positive points into SAM's mask prompt, unless a mask is given.
+        draw_prompts: also draw boxes and points into SAM's mask prompt, unless a mask is given; a new mask decoder learns
+            where prompts point many times sooner.
         weights: lite0 for the ImageNet weights of tf_efficientnet_lite0, or a .safetensors file of the timm model.
         freeze_extractor: keep the extractor fixed, in eval mode and out of the graph.
         frozen: keep the whole backbone so.
@@ -56,7 +57,7 @@ class TimmSam(SamBackbone):
         decoder_heads: int = 4,
         decoder_mlp_dim: int = 256,
         selection: Literal["stability", "best", "single"] = "single",
-        draw_prompts: bool = False,
+        draw_prompts: bool = True,
         weights: str | None = None,
         freeze_extractor: bool = False,
         frozen: bool = False,

@@ -241,7 +241,9 @@ def _config(architecture: str, sizes: dict[str, int | None], max_length: int) ->
 def _pretrained(path: str, sizes: dict[str, int | None], dtype: torch.dtype):
     try:
         config = AutoConfig.from_pretrained(path)
-        wrong = [f"{k} is {getattr(config, k)}, not {v}" for k, v in sizes.items() if v not in (None, getattr(config, k))]
+        wrong = [
+            f"{k} is {getattr(config, k)}, not {v}" for k, v in sizes.items() if v not in (None, getattr(config, k))
+        ]
         if wrong:
             raise CheckpointError(f"{path} is not the model the recipe describes: {'; '.join(wrong)}")
         if not pretrained_weights_wanted():

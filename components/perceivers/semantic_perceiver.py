@@ -70,7 +70,7 @@ class SemanticPerceiver(Perceiver):
         return torch.cat([regions.all_tokens, learned], dim=1), torch.cat([hidden, never], dim=1)
 
     def _focus(self, regions: RegionFeatures, grid: tuple[int, int]) -> Tensor | None:
-        """(R, h*w) attention bias: the logarithm of each cell's share of the mask, which itself is not trained by it."""
+        """(R, h*w) attention bias: the logarithm of each cell's share of the mask; it does not train the mask."""
         if not self.mask_focus:
             return None
         share = F.adaptive_avg_pool2d(regions.mask_logits.detach().float().sigmoid(), grid).flatten(1)

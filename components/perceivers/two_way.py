@@ -112,8 +112,8 @@ class TwoWayTransformer(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Tokens (R, L, C), image (R, h*w, C), its positions (h*w, C) -> the two, rewritten.
 
-        ``token_bias`` (R, L) and ``image_bias`` (R, h*w) are added to the attention scores of those keys; minus infinity
-        hides a key.
+        ``token_bias`` (R, L) and ``image_bias`` (R, h*w) are added to the attention scores of those keys; minus
+        infinity hides a key.
         """
         token_pe = tokens
         for block in self.blocks:

@@ -23,7 +23,11 @@ class PixelShuffleMlp(Projector):
     """
 
     def __init__(
-        self, embed_dim: int, output_dim: int, ratio: Literal[1, 2, 4] = 2, token_order: Literal["row", "column"] = "row"
+        self,
+        embed_dim: int,
+        output_dim: int,
+        ratio: Literal[1, 2, 4] = 2,
+        token_order: Literal["row", "column"] = "row",
     ):
         super().__init__()
         self.ratio, self.token_order = ratio, token_order

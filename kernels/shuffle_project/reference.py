@@ -20,7 +20,9 @@ def merge_neighbours(tokens: Tensor, grid: tuple[int, int], ratio: int, order: T
     """
     (h, w), channels = grid, tokens.shape[-1]
     if h % ratio or w % ratio:
-        raise ValueError(f"a grid of {h}x{w} tokens cannot be merged {ratio}x{ratio}: both sides must be multiples of it")
+        raise ValueError(
+            f"a grid of {h}x{w} tokens cannot be merged {ratio}x{ratio}: both sides must be multiples of it"
+        )
     squares = tokens.unflatten(1, (h // ratio, ratio, w // ratio, ratio))  # (R, Y, dy, X, dx, C)
     axes = (0, 1, 3, 2, 4, 5) if order == "row" else (0, 3, 1, 2, 4, 5)
     return squares.permute(axes).reshape(-1, h * w // ratio**2, ratio**2 * channels)

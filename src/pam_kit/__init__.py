@@ -16,7 +16,15 @@ _EXPORTS = {
     "load_recipe": "pam_kit.recipe",
     "register": "pam_kit.registry",
 }
-__all__ = ["__version__", *_EXPORTS]
+__all__ = [
+    "__version__",
+    "RegionPredictor",
+    "RegionPrompt",
+    "RegionSample",
+    "RegionVLM",
+    "load_recipe",
+    "register",
+]
 
 if TYPE_CHECKING:
     from pam_kit.contracts import RegionPrompt, RegionSample

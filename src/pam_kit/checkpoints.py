@@ -85,10 +85,14 @@ def _fill(part: nn.Module, name: str, weights: dict, former: dict, chosen: dict)
     own = {key.removeprefix(f"{name}."): value for key, value in weights.items() if key.startswith(f"{name}.")}
     tied = _tied_names(part)
     missing = [key for key in part.state_dict() if key not in own and tied.get(key) not in own]
-    wrong = [key for key, value in own.items() if key in part.state_dict() and part.state_dict()[key].shape != value.shape]
+    wrong = [
+        key for key, value in own.items() if key in part.state_dict() and part.state_dict()[key].shape != value.shape
+    ]
     if missing or wrong:
         if name in SLOTS:
-            raise CheckpointError(f"init_from: part {name} lacks {_first(missing)}, has another shape in {_first(wrong)}")
+            raise CheckpointError(
+                f"init_from: part {name} lacks {_first(missing)}, has another shape in {_first(wrong)}"
+            )
         return "own start (other shape)"
     part.load_state_dict(own, strict=False)
     return "loaded"

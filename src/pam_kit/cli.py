@@ -4,6 +4,7 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from pam_kit import __version__
@@ -81,7 +82,11 @@ def components(options: argparse.Namespace) -> None:
     for slot in slots:
         print(f"{slot}")
         for spec in specs(slot).values():
-            print(f"  {spec.name}: {spec.doc}" if not spec.preset_of else f"  {spec.name}: {spec.preset_of} with other defaults")
+            print(
+                f"  {spec.name}: {spec.doc}"
+                if not spec.preset_of
+                else f"  {spec.name}: {spec.preset_of} with other defaults"
+            )
             for parameter in spec.recipe_parameters:
                 default = "required" if parameter.required else f"= {parameter.default!r}"
                 print(f"      {parameter.name}: {parameter.annotation} {default}")
@@ -108,7 +113,7 @@ def data_check(options: argparse.Namespace) -> int:
 
     broken = 0
     for name, dataset in chosen_datasets(options.dataset, options.overrides).items():
-        report = check_dataset(dataset, lambda items: tqdm(items, desc=name, file=sys.stderr))
+        report = check_dataset(dataset, partial(tqdm, desc=name, file=sys.stderr))
         print("\n".join([f"{name}:", *report.lines()]))
         broken += len(report.broken)
     return 1 if broken else 0
@@ -161,7 +166,7 @@ def _verb(verbs, name: str, run, summary: str) -> argparse.ArgumentParser:
 
 
 def _with_recipe(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
-    parser.add_argument("recipe", metavar="RECIPE", help="a YAML file, or the name of a shipped recipe (pam-kit recipes)")
+    parser.add_argument("recipe", metavar="RECIPE", help="a YAML file or the name of a shipped recipe")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help=OVERRIDES)
     return parser
 
@@ -182,7 +187,9 @@ def _evaluate_options(parser: argparse.ArgumentParser) -> None:
 def _predict_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("image", metavar="IMAGE", help="a picture file")
     parser.add_argument("--checkpoint", required=True, metavar="RUN", help="a run folder, for example runs/pam_tiny")
-    parser.add_argument("--box", action="append", default=[], metavar="X1,Y1,X2,Y2", help="a region by its box; repeatable")
+    parser.add_argument(
+        "--box", action="append", default=[], metavar="X1,Y1,X2,Y2", help="a region by its box; repeatable"
+    )
     parser.add_argument(
         "--point",
         action="append",
@@ -191,9 +198,13 @@ def _predict_options(parser: argparse.ArgumentParser) -> None:
         metavar="X,Y[,0|1]",
         help="a region by one or more points, 1 inside it (default) and 0 outside; repeatable",
     )
-    parser.add_argument("--mask", action="append", default=[], metavar="PNG", help="a region by a mask picture; repeatable")
+    parser.add_argument(
+        "--mask", action="append", default=[], metavar="PNG", help="a region by a mask picture; repeatable"
+    )
     parser.add_argument("--combine", action="store_true", help="all prompts point at one region together")
-    parser.add_argument("--task", type=_choices(TASKS), default=("recognize",), help=f"comma-separated: {','.join(TASKS)}")
+    parser.add_argument(
+        "--task", type=_choices(TASKS), default=("recognize",), help=f"comma-separated: {','.join(TASKS)}"
+    )
     parser.add_argument("--lang", type=_choices(LANGUAGES), default=("en",), help="comma-separated: en,zh")
     parser.add_argument("--max-new-tokens", type=int, default=64, help="longest answer (default 64)")
     parser.add_argument("--device", help="torch device; the first GPU by default, else the CPU")

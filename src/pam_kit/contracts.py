@@ -189,7 +189,7 @@ class RegionFeatures(_TensorRecord):
     ``mask_tokens`` (R, 2, C): the stable-or-best token and the single-mask token.
     ``all_tokens`` (R, T, C): object-score, IoU and mask tokens, then prompt tokens; padded rows are marked True in
     ``token_padding`` (R, T).
-    ``mask_logits`` (R, 1, 4h, 4w), ``iou`` (R,), ``object_score`` (R,) logits: the mask that ``mask_tokens[:, 0]`` makes.
+    ``mask_logits`` (R, 1, 4h, 4w), ``iou`` (R,), ``object_score`` (R,) logits: of the mask ``mask_tokens[:, 0]`` makes.
     ``candidate_logits`` (R, M, 4h, 4w) and ``candidate_iou`` (R, M): every hypothesis, the single-mask one first.
     """
 

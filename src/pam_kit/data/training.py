@@ -1,7 +1,6 @@
 """The training set as an endless row of positions: what is drawn at a position depends on the seed and it alone."""
 
 from collections.abc import Iterator, Sequence
-from typing import Protocol
 
 import numpy as np
 from torch.utils.data import Dataset, Sampler
@@ -9,19 +8,10 @@ from torch.utils.data import Dataset, Sampler
 from pam_kit.contracts import Region, RegionSample
 from pam_kit.data.prepare import Asked, Geometry, PreparedImage, collate, prepare
 from pam_kit.data.prompting import drawn_prompt
+from pam_kit.data.schema import RegionDataset
 from pam_kit.errors import BrokenSample, PromptError
 from pam_kit.sections import DataSection
 from pam_kit.tasks import question
-
-
-class RegionDataset(Protocol):
-    """What a dataset component offers. ``__getitem__`` raises BrokenSample for a sample that cannot be used."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int) -> RegionSample: ...
-
-    def texts(self) -> Iterator[str]: ...
 
 
 class EndlessPositions(Sampler[int]):

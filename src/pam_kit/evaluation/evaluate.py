@@ -18,7 +18,9 @@ from pam_kit.sections import EvaluateSection, SplitChoice
 Table = dict[str, dict[str, dict[str, float]]]  # "split / prompt" -> score -> mean, se, n
 
 
-def evaluate(predictor: RegionPredictor, section: EvaluateSection, folder: Path, progress=lambda items, **_: items) -> Table:
+def evaluate(
+    predictor: RegionPredictor, section: EvaluateSection, folder: Path, progress=lambda items, **_: items
+) -> Table:
     """Score every split under every kind of prompt; writes scores.json, scores.md and predictions/ into ``folder``.
 
     ``progress(iterable, total=..., desc=...)`` wraps the loop over pictures, for example tqdm.

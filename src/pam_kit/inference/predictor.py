@@ -79,7 +79,7 @@ class RegionPredictor:
             texts[region].setdefault(task, {})[language] = answer
         rows = iter(range(len(batch)))
         return [
-            [_prediction(prompt, regions, next_row, array.shape[:2], texts) for prompt, next_row in zip(own, rows)]
+            [_prediction(prompt, regions, next(rows), array.shape[:2], texts) for prompt in own]
             for own, array in zip(prompts, arrays, strict=True)
         ]
 

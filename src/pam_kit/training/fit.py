@@ -13,7 +13,8 @@ from torch.utils.data import DataLoader
 from pam_kit.checkpoints import save_model, start_from
 from pam_kit.data.broken import BrokenLedger
 from pam_kit.data.prepare import Geometry
-from pam_kit.data.training import EndlessPositions, RegionDataset, TrainingView, collate_training
+from pam_kit.data.schema import RegionDataset
+from pam_kit.data.training import EndlessPositions, TrainingView, collate_training
 from pam_kit.errors import CheckpointError, RecipeError
 from pam_kit.model import RegionVLM
 from pam_kit.registry import find
@@ -47,12 +48,12 @@ def fit(recipe: Recipe, root: Path, resume: bool = False, say=print) -> Path:
     table = parts_table(task.parts)
     (folder / "parameters.txt").write_text("\n".join(table) + "\n", encoding="utf-8")
     say("\n".join([*table, f"{max_steps} steps of {recipe.train.global_batch_size} pictures -> {folder}"]))
-    ledger = BrokenLedger(folder, recipe.data.max_broken_share)
+    ledger = BrokenLedger(folder, recipe.data.max_broken_share, len(dataset))
     trainer = _trainer(recipe, folder, max_steps, ledger)
     start = _start_position(checkpoint, recipe)
     loader = training_loader(dataset, recipe, Geometry.of(model.backbone), trainer, start)
     trainer.fit(task, loader, ckpt_path=checkpoint, weights_only=True)
-    ledger.close()
+    say(ledger.close())
     if trainer.is_global_zero:
         save_model(folder, model, recipe)
     return folder

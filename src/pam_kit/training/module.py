@@ -71,8 +71,8 @@ def _refuse_unsupervised(batch: RegionBatch) -> None:
     if silent:
         i = silent[0]
         raise PamKitError(
-            f"a training question has no supervised token: task {questions.tasks[i]}, language {questions.languages[i]}, "
-            f"region {int(questions.region_index[i])} of its batch. Run `pam-kit data check` on the training set"
+            f"a training question has no supervised token: task {questions.tasks[i]}, language "
+            f"{questions.languages[i]}, region {int(questions.region_index[i])} of its batch. Run `pam-kit data check` on the training set"
         )
     if not len(questions) and not bool(batch.has_target.any()):
         raise PamKitError("a training batch has neither texts nor masks; check data.tasks and data.languages")

@@ -69,7 +69,12 @@ def _memory(recipe: Recipe, model: RegionVLM, trained: int) -> dict[str, float]:
     tokens = sequences * (visual + semantic + ASSUMED_TEXT_TOKENS)
     layers = getattr(getattr(getattr(model.decoder, "lm", None), "config", None), "num_hidden_layers", 1)
     activations = tokens * layers * model.decoder.embed_dim * ACTIVATION_BYTES * (1 if half else 2)
-    sizes = {"weights": weights, "gradients": trained * 4, "optimiser": trained * ADAM_BYTES, "decoder activations": activations}
+    sizes = {
+        "weights": weights,
+        "gradients": trained * 4,
+        "optimiser": trained * ADAM_BYTES,
+        "decoder activations": activations,
+    }
     return {name: value / GIB for name, value in sizes.items()}
 
 

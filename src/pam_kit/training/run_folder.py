@@ -15,7 +15,18 @@ from pam_kit.recipe import resolved_yaml
 from pam_kit.sections import Recipe
 from pam_kit.training.stage import PartReport
 
-PACKAGES = ("pam-kit", "torch", "torchvision", "lightning", "transformers", "timm", "sam2", "omegaconf", "litdata", "numpy")
+PACKAGES = (
+    "pam-kit",
+    "torch",
+    "torchvision",
+    "lightning",
+    "transformers",
+    "timm",
+    "sam2",
+    "omegaconf",
+    "litdata",
+    "numpy",
+)
 
 
 def new_run_folder(root: Path, name: str) -> Path:

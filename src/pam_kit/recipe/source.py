@@ -8,8 +8,8 @@ from importlib.resources import files
 from pathlib import Path
 
 from pam_kit.errors import RecipeError
-from pam_kit.recipe_merge import merge, normalise
-from pam_kit.recipe_yaml import Marked, Place, Problems, read_yaml
+from pam_kit.recipe.marked_yaml import Marked, Place, Problems, read_yaml
+from pam_kit.recipe.merge import merge, normalise
 from pam_kit.registry import suggest
 from pam_kit.sections import SLOTS, Recipe
 

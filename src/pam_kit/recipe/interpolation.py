@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from pam_kit.recipe_yaml import BROKEN, Marked, Problems, as_marked
+from pam_kit.recipe.marked_yaml import BROKEN, Marked, Problems, as_marked
 
 _PART = "[A-Za-z0-9_-]+"
 _REFERENCE = re.compile(rf"(?<!\\)\$\{{({_PART}(?:\.{_PART}|\[{_PART}\])*)\}}")

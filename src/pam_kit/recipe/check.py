@@ -7,8 +7,9 @@ from collections.abc import Iterable
 from dataclasses import MISSING, Field, fields
 from typing import Any
 
-from pam_kit.recipe_rules import findings
-from pam_kit.recipe_schema import (
+from pam_kit.recipe.marked_yaml import BROKEN, Marked, Place, Problems, as_marked, shown
+from pam_kit.recipe.rules import findings
+from pam_kit.recipe.schema import (
     default_of,
     dotted_keys,
     is_optional,
@@ -17,8 +18,7 @@ from pam_kit.recipe_schema import (
     recipe_fields,
     section_types,
 )
-from pam_kit.recipe_values import INVALID, convert, parse_annotation
-from pam_kit.recipe_yaml import BROKEN, Marked, Place, Problems, as_marked, shown
+from pam_kit.recipe.values import INVALID, convert, parse_annotation
 from pam_kit.registry import SUPPLIED, ComponentSpec, specs, suggest
 from pam_kit.sections import DATASET_SLOT, SLOTS, ComponentChoice, Recipe, TrainSection
 

@@ -9,7 +9,7 @@ import re
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
-from pam_kit.recipe_yaml import BROKEN, Marked, Place, shown
+from pam_kit.recipe.marked_yaml import BROKEN, Marked, Place, shown
 from pam_kit.registry import suggest
 
 # What converting a value that does not fit gives; the mistake is then in the list of errors.

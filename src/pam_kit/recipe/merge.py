@@ -7,8 +7,8 @@ it overrides. A component under another name replaces the old one with all its a
 from dataclasses import replace
 from typing import Any
 
-from pam_kit.recipe_schema import is_section, item_section, section_types
-from pam_kit.recipe_yaml import Marked, Problems, shown
+from pam_kit.recipe.marked_yaml import Marked, Problems, shown
+from pam_kit.recipe.schema import is_section, item_section, section_types
 from pam_kit.sections import ComponentChoice, Recipe
 
 

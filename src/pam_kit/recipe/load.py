@@ -11,10 +11,11 @@ from typing import Any
 
 import yaml
 
-from pam_kit.recipe_check import add_defaults, check
-from pam_kit.recipe_interpolation import interpolate
-from pam_kit.recipe_merge import merge
-from pam_kit.recipe_schema import (
+from pam_kit.recipe.check import add_defaults, check
+from pam_kit.recipe.interpolation import interpolate
+from pam_kit.recipe.marked_yaml import Marked, Place, Problems, RecipeDumper
+from pam_kit.recipe.merge import merge
+from pam_kit.recipe.schema import (
     default_of,
     is_optional,
     is_section,
@@ -23,12 +24,9 @@ from pam_kit.recipe_schema import (
     recipe_fields,
     section_types,
 )
-from pam_kit.recipe_source import find_recipe, read_override, read_recipe, shipped_files
-from pam_kit.recipe_values import type_name
-from pam_kit.recipe_yaml import Marked, Place, Problems, RecipeDumper
+from pam_kit.recipe.source import find_recipe, read_override, read_recipe, shipped_files
+from pam_kit.recipe.values import type_name
 from pam_kit.sections import ComponentChoice, ModelSection, Recipe
-
-__all__ = ["RecipeKey", "find_recipe", "load_recipe", "resolved_yaml", "shipped_recipes", "valid_keys"]
 
 
 def load_recipe(path_or_name: str | Path, overrides: Sequence[str] = ()) -> Recipe:

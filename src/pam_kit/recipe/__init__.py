@@ -1,0 +1,6 @@
+"""YAML -> a checked, typed recipe; every mistake reported at once. Torch-free."""
+
+from pam_kit.recipe.load import RecipeKey, load_recipe, resolved_yaml, shipped_recipes, valid_keys
+from pam_kit.recipe.source import find_recipe
+
+__all__ = ["RecipeKey", "find_recipe", "load_recipe", "resolved_yaml", "shipped_recipes", "valid_keys"]
