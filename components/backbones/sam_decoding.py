@@ -24,8 +24,6 @@ MASK_PROMPT_LOGIT = 10.0
 # SAM 2's stability score: pixels above +0.05 over pixels above -0.05, stable from 0.98 on.
 STABILITY_DELTA = 0.05
 STABILITY_THRESHOLD = 0.98
-# Tokens before the mask tokens: object score and IoU.
-_LEADING_TOKENS = 2
 
 
 @dataclass
@@ -80,7 +78,9 @@ def segment_regions(
         sparse = _sparse_embeddings(prompt_encoder, points[rows, :num_points], labels[rows, :num_points])
         runs.append(_run(prompt_encoder, mask_decoder, features, image_index[rows], sparse, dense[rows]))
     run = _join(runs, [rows for _, rows in groups])
-    return _region_features(run, _select(run, selection))
+    # Ahead of the mask tokens stand the IoU token and, where the decoder has one, the object-score token.
+    first_mask_token = 1 + int(mask_decoder.pred_obj_scores)
+    return _region_features(run, _select(run, selection), first_mask_token)
 
 
 def _one_region(image_index: Tensor, prompts: PromptBatch, mask_logits: Tensor) -> tuple[Tensor, PromptBatch, Tensor]:
@@ -202,9 +202,9 @@ def stability_score(mask_logits: Tensor) -> Tensor:
     return torch.where(outer > 0, inner / outer.clamp(min=1), torch.ones_like(outer))
 
 
-def _region_features(run: _DecoderRun, selected: Tensor) -> RegionFeatures:
+def _region_features(run: _DecoderRun, selected: Tensor, first_mask_token: int) -> RegionFeatures:
     rows = torch.arange(len(selected), device=selected.device)
-    mask_tokens = run.tokens[:, _LEADING_TOKENS : _LEADING_TOKENS + run.iou.shape[1]]
+    mask_tokens = run.tokens[:, first_mask_token : first_mask_token + run.iou.shape[1]]
     return RegionFeatures(
         image_embedding=run.image,
         source_embedding=run.source,

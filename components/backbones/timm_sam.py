@@ -40,8 +40,8 @@ class TimmSam(SamBackbone):
         decoder_heads: attention heads of the mask decoder.
         decoder_mlp_dim: inner width of the mask decoder's MLPs.
         selection: stability, best or single: which mask is shown where the hypotheses differ.
-        draw_prompts: also draw boxes and points into SAM's mask prompt, unless a mask is given; a new mask decoder learns
-            where prompts point many times sooner.
+        draw_prompts: also draw boxes and points into SAM's mask prompt, unless a mask is given; a new mask decoder
+            learns many times sooner where prompts point.
         weights: lite0 for the ImageNet weights of tf_efficientnet_lite0, or a .safetensors file of the timm model.
         freeze_extractor: keep the extractor fixed, in eval mode and out of the graph.
         frozen: keep the whole backbone so.
@@ -177,8 +177,8 @@ def _create_mask_decoder(embed_dim: int, depth: int, heads: int, mlp_dim: int) -
         iou_head_hidden_dim=embed_dim,
         use_high_res_features=True,
         iou_prediction_use_sigmoid=True,
-        pred_obj_scores=True,
-        pred_obj_scores_mlp=True,
+        # Every training prompt points at an object, so a head that says whether there is one could not learn.
+        pred_obj_scores=False,
     )
     # The pyramid's own projections do their work.
     del decoder.conv_s0, decoder.conv_s1

@@ -113,6 +113,8 @@ class _TensorRecord:
 
     def to(self, device: torch.device | str):
         def move(value):
+            if isinstance(value, list | tuple):
+                return type(value)(move(item) for item in value)
             return value.to(device) if isinstance(value, Tensor | _TensorRecord) else value
 
         return type(self)(**{f.name: move(getattr(self, f.name)) for f in fields(self)})

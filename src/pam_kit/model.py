@@ -40,11 +40,11 @@ class RegionPrefix(nn.Module):
 
 @dataclass
 class RegionOutput:
-    """What a training step needs: the masks, the texts' loss, and the projected tokens."""
+    """What a training step needs: the masks, the projected tokens and, where questions were asked, the texts' loss."""
 
     regions: RegionFeatures
-    tokens: ProjectedTokens
-    text: TextLoss | None
+    tokens: ProjectedTokens | None = None
+    text: TextLoss | None = None
 
 
 class RegionVLM(nn.Module):
@@ -83,14 +83,17 @@ class RegionVLM(nn.Module):
         """Visual and semantic tokens a region takes in the decoder, newlines left out."""
         return self.projector.num_visual_tokens(self.backbone.grid), self.perceiver.num_semantic_tokens
 
+    def segment(self, images: Tensor, image_index: Tensor, prompts: PromptBatch) -> RegionFeatures:
+        """B images and R prompts -> features and masks of R regions; every image is encoded once."""
+        return self.backbone.segment(self.backbone.encode(images), image_index, prompts)
+
     def perceive(self, regions: RegionFeatures) -> ProjectedTokens:
         """Region features -> tokens in the decoder's width; once a region, however many questions follow."""
         return self.projector(self.perceiver(regions))
 
     def forward(self, batch: RegionBatch) -> RegionOutput:
         """Masks of R regions and the loss of Q answers; every image is encoded once."""
-        features = self.backbone.encode(batch.images)
-        regions = self.backbone.segment(features, batch.image_index, batch.prompts)
+        regions = self.segment(batch.images, batch.image_index, batch.prompts)
         tokens = self.perceive(regions)
         text = self.decoder(self.prefix(tokens), batch.questions) if len(batch.questions) else None
         return RegionOutput(regions, tokens, text)
@@ -100,7 +103,7 @@ class RegionVLM(nn.Module):
         self, images: Tensor, image_index: Tensor, prompts: PromptBatch, questions: Questions, max_new_tokens: int
     ) -> tuple[RegionFeatures, list[GeneratedText]]:
         """Masks of R regions and answers to Q questions. Encodes every image once and perceives every region once."""
-        regions = self.backbone.segment(self.backbone.encode(images), image_index, prompts)
+        regions = self.segment(images, image_index, prompts)
         if not len(questions):
             return regions, []
         return regions, self.decoder.generate(self.prefix(self.perceive(regions)), questions, max_new_tokens)

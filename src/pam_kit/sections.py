@@ -79,6 +79,9 @@ class TrainSection:
     epochs: float = 1.0
     # share of the steps in which the learning rate rises
     warmup_ratio: float = 0.03
+    # share of the steps, at the start, in which the masks alone learn; with several devices this needs a strategy that
+    # allows unused parameters, such as ddp_find_unused_parameters_true
+    masks_first: float = 0.0
     # pictures an optimiser step, over all devices; reached by gradient accumulation
     global_batch_size: int = 16
     # pictures a device holds at once

@@ -92,7 +92,7 @@ def test_it_learns_to_fill_boxes():
     prompts = PromptBatch(prompts.points, prompts.labels, prompts.masks, torch.zeros(4, dtype=torch.bool))
     target = draw_prompts(prompts, 128).masks
     optimizer, losses = torch.optim.AdamW(backbone.parameters(), lr=2e-3), []
-    for _ in range(20):
+    for _ in range(30):
         regions = backbone.segment(backbone.encode(images), index, prompts)
         loss = torch.nn.functional.binary_cross_entropy_with_logits(regions.mask_logits, target)
         optimizer.zero_grad()

@@ -9,6 +9,7 @@ from pam_kit.contracts import RegionSample
 from pam_kit.data.broken import BrokenLedger
 from pam_kit.data.prompting import exact_prompt
 from pam_kit.errors import BrokenSample
+from pam_kit.evaluation.gallery import Gallery
 from pam_kit.evaluation.scores import SplitScores
 from pam_kit.inference.predictor import RegionPredictor
 from pam_kit.inference.result import RegionPrediction
@@ -40,6 +41,7 @@ def evaluate(
 def _evaluate_split(predictor, section, split, dataset, kind, folder, row, progress) -> dict[str, dict[str, float]]:
     scores = SplitScores(getattr(dataset, "read_attribute", None))
     ledger = BrokenLedger(folder, max_share=1.0)
+    gallery = Gallery(split.tasks, section.pictures)
     samples = _readable(dataset, split, ledger)
     total = math.ceil(min(len(dataset), split.limit or len(dataset)) / section.batch_size)
     path = folder / "predictions" / f"{row.replace(' / ', '-')}.jsonl"
@@ -48,9 +50,10 @@ def _evaluate_split(predictor, section, split, dataset, kind, folder, row, progr
         for batch in progress(_batches(samples, section.batch_size), total=total, desc=row):
             for sample, predictions in zip(batch, _predict(predictor, section, split, batch, kind), strict=True):
                 scores.add_picture(sample.regions, predictions)
+                gallery.add_picture(sample, predictions)
                 for region, predicted in zip(sample.regions, predictions, strict=True):
                     lines.write(json.dumps(_line(sample, region, predicted), ensure_ascii=False) + "\n")
-    ledger.close()
+    gallery.save(folder / "pictures", row.replace(" / ", "-"))
     return scores.table()
 
 

@@ -53,6 +53,11 @@ def check(root: Marked, problems: Problems) -> Any:
     return _Checker(problems).section(root, Recipe, "")
 
 
+def check_component(node: Marked, slot: str, problems: Problems) -> Any:
+    """One component of ``slot`` that stands alone, outside a recipe."""
+    return _Checker(problems).component(node, slot)
+
+
 class _Checker:
     def __init__(self, problems: Problems):
         self.problems = problems

@@ -35,7 +35,7 @@ class RegionTrainer(lightning.LightningModule):
         if batch is None:
             return None
         _refuse_unsupervised(batch)
-        losses = self._losses(self.model(batch), batch)
+        losses = self._losses(self._output(batch), batch)
         loss = weighted_sum(losses, self.recipe.train.loss)
         if not torch.isfinite(loss):
             raise PamKitError(
@@ -47,6 +47,11 @@ class RegionTrainer(lightning.LightningModule):
         self.log_dict(values, batch_size=len(batch))
         self.log("loss", loss.detach(), prog_bar=True, batch_size=len(batch))
         return loss
+
+    def _output(self, batch: RegionBatch) -> RegionOutput:
+        if self.global_step < self.recipe.train.masks_first * self.max_steps:
+            return RegionOutput(self.model.segment(batch.images, batch.image_index, batch.prompts))
+        return self.model(batch)
 
     def _losses(self, output: RegionOutput, batch: RegionBatch) -> dict[str, torch.Tensor]:
         weights, losses = self.recipe.train.loss, {}
@@ -72,7 +77,8 @@ def _refuse_unsupervised(batch: RegionBatch) -> None:
         i = silent[0]
         raise PamKitError(
             f"a training question has no supervised token: task {questions.tasks[i]}, language "
-            f"{questions.languages[i]}, region {int(questions.region_index[i])} of its batch. Run `pam-kit data check` on the training set"
+            f"{questions.languages[i]}, region {int(questions.region_index[i])} of its batch. "
+            "Run `pam-kit data check` on the training set"
         )
     if not len(questions) and not bool(batch.has_target.any()):
         raise PamKitError("a training batch has neither texts nor masks; check data.tasks and data.languages")

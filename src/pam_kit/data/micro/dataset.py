@@ -7,7 +7,15 @@ import numpy as np
 
 from pam_kit.contracts import Region, RegionSample
 from pam_kit.data.micro.backgrounds import make_background, photo_paths
-from pam_kit.data.micro.language import COLOUR_WORDS_ZH, KIND_WORDS, POSITIONS, Facts, all_texts, region_texts
+from pam_kit.data.micro.language import (
+    COLOUR_WORDS_ZH,
+    KIND_WORDS,
+    POSITIONS,
+    Facts,
+    all_texts,
+    find_attribute,
+    region_texts,
+)
 from pam_kit.data.micro.scene import OCCLUDED_BELOW, Scene, SceneObject, make_scene
 from pam_kit.errors import PamKitError
 from pam_kit.registry import register
@@ -97,6 +105,10 @@ class MicroDataset:
     def texts(self) -> Iterator[str]:
         """Texts that hold every word of both languages, without drawing anything; the same for every seed."""
         return all_texts()
+
+    def read_attribute(self, text: str, attribute: str, language: str) -> str | None:
+        """What a label, caption or description says of an attribute; None where it says nothing."""
+        return find_attribute(text, attribute, language)
 
 
 def _regions(scene: Scene) -> list[Region]:
