@@ -28,6 +28,8 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _CONFIGS = {"tiny": "hiera_t", "small": "hiera_s", "base_plus": "hiera_b+", "large": "hiera_l"}
 # What a region reads. The rest of SAM 2 is its memory of earlier frames.
 _IMAGE_PARTS = ("image_encoder.", "sam_prompt_encoder.", "sam_mask_decoder.", "no_mem_embed")
+# Every training prompt points at an object, so the head that says whether there is one could not learn.
+_WITHOUT_LOSS = "sam_mask_decoder.pred_obj_score_head."
 
 
 @register(
@@ -87,7 +89,11 @@ class Sam2(SamBackbone):
         return self.model.sam_mask_decoder
 
     def learnable_parameters(self) -> list[nn.Parameter]:
-        return [parameter for name, parameter in self.model.named_parameters() if name.startswith(_IMAGE_PARTS)]
+        return [
+            parameter
+            for name, parameter in self.model.named_parameters()
+            if name.startswith(_IMAGE_PARTS) and not name.startswith(_WITHOUT_LOSS)
+        ]
 
     def encode_normalised(self, images: Tensor) -> ImageFeatures:
         finer, fine, embedding = self.model.forward_image(images)["backbone_fpn"]

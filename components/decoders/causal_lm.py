@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from functools import lru_cache
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -18,6 +19,8 @@ from pam_kit.registry import register
 from pam_kit.weights import pretrained_weights_wanted
 
 _NO_LABEL = -100
+# Beside a saved tokenizer: the whole configuration of the language model, of which a recipe holds the sizes only.
+_CONFIG_FOLDER = "language_model"
 # As sharp as contrastive image-text models use; the tokens have to choose their words.
 ALIGNMENT_TEMPERATURE = 0.07
 
@@ -103,7 +106,9 @@ class CausalLM(Decoder):
             self.lm = AutoModelForCausalLM.from_config(_config(architecture, sizes, max_length), dtype=torch_dtype)
         else:
             self.lm = _pretrained(path, sizes, torch_dtype)
-            self._use_tokenizer(AutoTokenizer.from_pretrained(path))
+            self._use_tokenizer(_read_tokenizer(path))
+        # Answers are greedy: what a model is published with, such as a repetition penalty, would bend them.
+        self.lm.generation_config = GenerationConfig()
         self.embed_dim = self.lm.get_input_embeddings().embedding_dim
 
     def needs_vocabulary(self) -> bool:
@@ -116,9 +121,13 @@ class CausalLM(Decoder):
 
     def save_tokenizer(self, folder: str) -> None:
         self._ready_tokenizer().save_pretrained(folder)
+        self.lm.config.save_pretrained(Path(folder, _CONFIG_FOLDER))
 
     def load_tokenizer(self, folder: str) -> None:
-        self._use_tokenizer(AutoTokenizer.from_pretrained(folder))
+        config_folder = Path(folder, _CONFIG_FOLDER)
+        if config_folder.is_dir():
+            self._follow(AutoConfig.from_pretrained(config_folder))
+        self._use_tokenizer(_read_tokenizer(folder))
 
     def forward(self, prefix: Tensor, questions: Questions) -> TextLoss:
         pieces = [self._text_ids(q, a) for q, a in zip(questions.questions, questions.answers, strict=True)]
@@ -135,8 +144,8 @@ class CausalLM(Decoder):
     def align(self, tokens: Tensor, questions: Questions) -> Tensor:
         ids = [self._ids(answer) for answer in questions.answers]
         rows = torch.cat([torch.full_like(words, i) for i, words in enumerate(ids)]).to(tokens.device)
-        table = F.normalize(self.lm.get_input_embeddings().weight, dim=-1)
-        similarity = F.normalize(tokens, dim=-1) @ table.T / ALIGNMENT_TEMPERATURE  # (R, N, V)
+        table = F.normalize(self.lm.get_input_embeddings().weight.float(), dim=-1)
+        similarity = F.normalize(tokens.float(), dim=-1) @ table.T / ALIGNMENT_TEMPERATURE  # (R, N, V)
         said = similarity.softmax(-1).mean(1)[questions.region_index[rows], torch.cat(ids).to(tokens.device)]
         return -said.clamp_min(1e-9).log().mean()
 
@@ -162,6 +171,12 @@ class CausalLM(Decoder):
         )
         steps = self.lm.compute_transition_scores(output.sequences, output.scores, normalize_logits=True)
         return [self._answer(ids, logs) for ids, logs in zip(output.sequences, steps, strict=True)]
+
+    def _follow(self, saved: PreTrainedConfig) -> None:
+        """Make the model anew where its sizes alone did not say all: rope base, norms, tied or scaled embeddings."""
+        if _settings(saved) != _settings(self.lm.config):
+            self.lm = AutoModelForCausalLM.from_config(saved, dtype=self.lm.dtype).to(self.lm.device)
+            self.lm.generation_config = GenerationConfig()
 
     def _answer(self, ids: Tensor, log_probabilities: Tensor) -> GeneratedText:
         ended = (ids == self._end).nonzero()
@@ -207,8 +222,11 @@ class CausalLM(Decoder):
         self.tokenizer = tokenizer
         self._end = end_of_answer(tokenizer, self.template)
         self._pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else self._end
-        encode = lru_cache(maxsize=4096)(lambda text: tokenizer(text, add_special_tokens=False).input_ids)
-        self._ids = lambda text: torch.tensor(encode(text), dtype=torch.long)
+        self._encode = lru_cache(maxsize=4096)(lambda text: tokenizer(text, add_special_tokens=False).input_ids)
+
+    def _ids(self, text: str) -> Tensor:
+        self._ready_tokenizer()
+        return torch.tensor(self._encode(text), dtype=torch.long)
 
     def _ready_tokenizer(self):
         if self.tokenizer is None:
@@ -230,12 +248,18 @@ def _config(architecture: str, sizes: dict[str, int | None], max_length: int) ->
     missing = [name for name in needed if sizes[name] is None]
     if missing:
         raise CheckpointError(f"a decoder without a path needs its sizes; missing: {', '.join(missing)}")
-    sizes = dict(sizes)
-    sizes["num_key_value_heads"] = sizes["num_key_value_heads"] or sizes["num_attention_heads"]
-    sizes["intermediate_size"] = sizes["intermediate_size"] or 4 * sizes["hidden_size"]
+    given = {name: size for name, size in sizes.items() if size is not None}
+    given.setdefault("num_key_value_heads", given["num_attention_heads"])
+    given.setdefault("intermediate_size", 4 * given["hidden_size"])
     return AutoConfig.for_model(
-        architecture, **sizes, max_position_embeddings=max_length, tie_word_embeddings=True, use_cache=True
+        architecture, **given, max_position_embeddings=max_length, tie_word_embeddings=True, use_cache=True
     )
+
+
+def _settings(config: PreTrainedConfig) -> dict:
+    """What the weights mean, without where they came from and what they were stored as."""
+    about = ("_name_or_path", "architectures", "dtype", "transformers_version")
+    return {key: value for key, value in config.to_dict().items() if key not in about}
 
 
 def _pretrained(path: str, sizes: dict[str, int | None], dtype: torch.dtype):
@@ -249,8 +273,20 @@ def _pretrained(path: str, sizes: dict[str, int | None], dtype: torch.dtype):
         if not pretrained_weights_wanted():
             return AutoModelForCausalLM.from_config(config, dtype=dtype)
         return AutoModelForCausalLM.from_pretrained(path, dtype=dtype)
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise CheckpointError(
             f"cannot load the decoder from {path!r}: it is neither a local folder with config.json and weights nor a "
             f"hub name that can be reached from here. Download it first and give the folder: decoder.path=/folder"
         ) from error
+
+
+def _read_tokenizer(path: str):
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path)
+        # Where the files are missing, transformers may make up a tokenizer that knows no word.
+        works = tokenizer.decode(tokenizer("a").input_ids, skip_special_tokens=True).strip() == "a"
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"cannot load a tokenizer from {path!r}: {error}") from error
+    if not works:
+        raise CheckpointError(f"cannot load a tokenizer from {path!r}: it lacks tokenizer.json; copy it there")
+    return tokenizer

@@ -4,7 +4,6 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 
 from pam_kit import __version__
@@ -12,11 +11,12 @@ from pam_kit.errors import PamKitError
 from pam_kit.tasks import LANGUAGES, TASKS
 
 OVERRIDES = "changes to the recipe, for example decoder.num_layers=2, perceiver=none or train.max_steps=50"
+PICTURE_FORMATS = (".png", ".jpg", ".jpeg", ".webp")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb; 0 when all went well, 2 for a mistake the user can mend."""
-    options = _parser().parse_args(arguments)
+    options = _parsed(arguments)
     try:
         return options.run(options) or 0
     except PamKitError as error:
@@ -44,6 +44,7 @@ def evaluate(options: argparse.Namespace) -> None:
 
 
 def predict(options: argparse.Namespace) -> None:
+    picture = _overlay_path(options)
     from pam_kit.inference.predictor import RegionPredictor, as_array
     from pam_kit.inference.prompt_options import prompts_from_options
 
@@ -51,7 +52,6 @@ def predict(options: argparse.Namespace) -> None:
     prompts = prompts_from_options(options.box, options.point, options.mask, options.combine)
     predictor = RegionPredictor.from_run(options.checkpoint, options.device)
     regions = predictor.predict(image, prompts, options.task, options.lang, options.max_new_tokens)
-    picture = Path(options.out or f"{Path(options.image).stem}_regions.png")
     from pam_kit.inference.overlay import draw_regions
 
     draw_regions(image, regions, languages=options.lang).save(picture)
@@ -99,7 +99,8 @@ def recipes(options: argparse.Namespace) -> None:
 
     if options.keys:
         for key in valid_keys():
-            print(f"{key.name}: {key.annotation} = {key.default}\n    {key.doc}")
+            default = "required" if key.default is None else f"= {key.default}"
+            print(f"{key.key}: {key.type} {default}" + (f"\n    {key.doc}" if key.doc else ""))
         return
     for name, (path, description) in shipped_recipes().items():
         print(f"{name:<24}{description}\n{'':<24}{path}")
@@ -113,7 +114,7 @@ def data_check(options: argparse.Namespace) -> int:
 
     broken = 0
     for name, dataset in chosen_datasets(options.dataset, options.overrides).items():
-        report = check_dataset(dataset, partial(tqdm, desc=name, file=sys.stderr))
+        report = check_dataset(dataset, lambda items, name=name, **shown: tqdm(items, **shown | {"desc": name}))
         print("\n".join([f"{name}:", *report.lines()]))
         broken += len(report.broken)
     return 1 if broken else 0
@@ -132,10 +133,31 @@ def _evaluate(recipe, checkpoint: str, folder: Path) -> None:
     print(f"scores: {folder / 'scores.md'}; pictures: {folder / 'pictures'}")
 
 
+def _overlay_path(options: argparse.Namespace) -> Path:
+    """Where the overlay goes, looked at before anything is computed."""
+    path = Path(options.out or f"{Path(options.image).stem}_regions.png")
+    if path.suffix.lower() not in PICTURE_FORMATS:
+        raise PamKitError(f"--out {path}: the overlay is a picture; its name must end in {', '.join(PICTURE_FORMATS)}")
+    if not path.parent.is_dir():
+        raise PamKitError(f"--out {path}: there is no folder {path.parent}; make it first")
+    return path
+
+
 def _recipe(options: argparse.Namespace):
     from pam_kit.recipe import load_recipe
 
     return load_recipe(options.recipe, options.overrides)
+
+
+def _parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """argparse takes KEY=VALUE only right behind the recipe; here they may also follow an option."""
+    parser = _parser()
+    options, rest = parser.parse_known_args(arguments)
+    if rest and (not hasattr(options, "overrides") or any(word.startswith("-") or "=" not in word for word in rest)):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:
+        options.overrides += rest
+    return options
 
 
 def _parser() -> argparse.ArgumentParser:

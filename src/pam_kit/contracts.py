@@ -150,6 +150,19 @@ class Questions(_TensorRecord):
     def __len__(self) -> int:
         return len(self.questions)
 
+    def first_of_each_region(self, count: int) -> "Questions":
+        """At most ``count`` questions about each region, in their order."""
+        seen: dict[int, int] = {}
+        chosen = []
+        for i, region in enumerate(self.region_index.tolist()):
+            seen[region] = seen.get(region, 0) + 1
+            if seen[region] <= count:
+                chosen.append(i)
+        return Questions(
+            self.region_index[chosen],
+            *([values[i] for i in chosen] for values in (self.questions, self.answers, self.tasks, self.languages)),
+        )
+
 
 @dataclass
 class RegionBatch(_TensorRecord):

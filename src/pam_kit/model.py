@@ -18,8 +18,8 @@ from pam_kit.contracts import (
     TextLoss,
     VisionBackbone,
 )
-from pam_kit.recipe import Recipe
 from pam_kit.registry import find
+from pam_kit.sections import Recipe
 
 
 class RegionPrefix(nn.Module):
@@ -32,9 +32,10 @@ class RegionPrefix(nn.Module):
 
     def forward(self, tokens: ProjectedTokens) -> Tensor:
         """-> (R, L, D) with L = visual + 1 + N + 1, or visual + 1 where N = 0."""
-        pieces = [tokens.visual, self.visual_newline.expand(len(tokens.visual), 1, -1)]
+        # Semantic tokens stand here even if there is none, so that what would make them has a gradient (of zero).
+        pieces = [tokens.visual, self.visual_newline.expand(len(tokens.visual), 1, -1), tokens.semantic]
         if self.semantic_newline is not None:
-            pieces += [tokens.semantic, self.semantic_newline.expand(len(tokens.semantic), 1, -1)]
+            pieces.append(self.semantic_newline.expand(len(tokens.semantic), 1, -1))
         return torch.cat(pieces, dim=1)
 
 

@@ -41,7 +41,7 @@ class DataSection:
     prompts: dict[str, float] = field(default_factory=lambda: {"box": 0.6, "point": 0.3, "mask": 0.1})
     # at most this many regions of a picture a step
     regions_per_image: int = 4
-    # at most this many questions about a region a step
+    # at most this many questions about a region a step, of different tasks and languages
     questions_per_region: int = 1
     # processes that read and draw pictures
     num_workers: int = 1
@@ -53,7 +53,7 @@ class DataSection:
 class LossWeights:
     # next-token cross-entropy of the answers
     text: float = 1.0
-    # words of the answer read off the semantic tokens directly (0 turns it off)
+    # words of the answers read off the semantic tokens without the decoder (0 turns it off)
     alignment: float = 0.0
     # dice loss of the masks; mask losses are left out where the backbone is frozen
     dice: float = 1.0
@@ -79,9 +79,12 @@ class TrainSection:
     epochs: float = 1.0
     # share of the steps in which the learning rate rises
     warmup_ratio: float = 0.03
-    # share of the steps, at the start, in which the masks alone learn; with several devices this needs a strategy that
-    # allows unused parameters, such as ddp_find_unused_parameters_true
-    masks_first: float = 0.0
+    # share of the steps after which a part joins in: masks learn before the perceiver joins, and only the alignment of
+    # the semantic tokens with words before the decoder does. With several devices this needs a strategy that allows
+    # unused parameters, such as ddp_find_unused_parameters_true
+    join_at: dict[str, float] = field(default_factory=lambda: {"perceiver": 0.0, "decoder": 0.0})
+    # questions about a region that the decoder answers a step; null: all. The others still teach the alignment
+    decoder_questions: int | None = None
     # pictures an optimiser step, over all devices; reached by gradient accumulation
     global_batch_size: int = 16
     # pictures a device holds at once

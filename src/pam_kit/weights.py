@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
+from pickle import UnpicklingError
 
 import torch
 from safetensors.torch import load_file
@@ -42,7 +43,10 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
             return load_file(path)
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
+        # torch's own words here explain how to load the file unsafely.
+        unsafe = isinstance(error, UnpicklingError)
+        reason = "it holds more than tensors" if unsafe else f"{type(error).__name__}: {error}"
         raise CheckpointError(
-            f"{path} is not a readable weight file ({type(error).__name__}: {error}). "
+            f"{path} is not a readable weight file ({reason}). "
             "Only safetensors and plain tensor files are read; nothing is unpickled"
         ) from error

@@ -95,7 +95,7 @@ def _add_sample(report: CheckReport, sample: RegionSample) -> None:
             report.masks += 1
             if region.mask.mean() < TINY_SHARE:
                 report.tiny_masks.append(f"{place} ({int(region.mask.sum())} pixels)")
-        if _looks_swapped(region):
+        if _looks_swapped(region) and region.prompt is not None and region.prompt.box is not None:
             report.swapped_boxes.append(f"{place} {[round(v, 1) for v in region.prompt.box]}")
 
 

@@ -122,13 +122,14 @@ def _coarse(mask: np.ndarray | None, size: tuple[int, int]) -> np.ndarray | None
     """A (H, W) mask at the mask decoder's size: set where at least half of the cell is; never emptied."""
     if mask is None:
         return None
-    share = np.asarray(Image.fromarray(mask.astype(np.uint8) * 255).resize(size[::-1], Image.Resampling.BOX))
-    coarse = share >= 128
+    # In floating point: in bytes, a pixel's share of a cell of more than 512 rounds to nothing.
+    share = np.asarray(Image.fromarray(mask.astype(np.float32)).resize(size[::-1], Image.Resampling.BOX))
+    coarse = share >= 0.5
     return coarse if coarse.any() or not mask.any() else share == share.max()
 
 
 def _stack_masks(masks: list[np.ndarray | None], size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    stacked = np.zeros((len(masks), 1, *size), dtype=np.float32)
+    stacked: np.ndarray = np.zeros((len(masks), 1, *size), dtype=np.float32)
     for row, mask in zip(stacked, masks, strict=True):
         if mask is not None:
             row[0] = mask
@@ -137,8 +138,8 @@ def _stack_masks(masks: list[np.ndarray | None], size: tuple[int, int]) -> tuple
 
 def _stack_points(points: list[np.ndarray], labels: list[np.ndarray]) -> tuple[Tensor, Tensor]:
     longest = max((len(p) for p in points), default=0)
-    stacked = np.zeros((len(points), longest, 2), dtype=np.float32)
-    codes = np.full((len(points), longest), PAD_POINT, dtype=np.int64)
+    stacked: np.ndarray = np.zeros((len(points), longest, 2), dtype=np.float32)
+    codes: np.ndarray = np.full((len(points), longest), PAD_POINT, dtype=np.int64)
     for i, (p, code) in enumerate(zip(points, labels, strict=True)):
         stacked[i, : len(p)], codes[i, : len(code)] = p, code
     return torch.from_numpy(stacked), torch.from_numpy(codes)

@@ -5,10 +5,10 @@ import math
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from pam_kit.contracts import RegionSample
+from pam_kit.contracts import RegionPrompt, RegionSample
 from pam_kit.data.broken import BrokenLedger
 from pam_kit.data.prompting import exact_prompt
-from pam_kit.errors import BrokenSample
+from pam_kit.errors import BrokenSample, PromptError
 from pam_kit.evaluation.gallery import Gallery
 from pam_kit.evaluation.scores import SplitScores
 from pam_kit.inference.predictor import RegionPredictor
@@ -33,7 +33,7 @@ def evaluate(
         for kind in split.prompts:
             row = f"{name} / {kind}"
             table[row] = _evaluate_split(predictor, section, split, dataset, kind, folder, row, progress)
-    (folder / "scores.json").write_text(json.dumps(table, indent=1, ensure_ascii=False), encoding="utf-8")
+    (folder / "scores.json").write_text(_json(table), encoding="utf-8")
     (folder / "scores.md").write_text("\n".join(markdown(table)) + "\n", encoding="utf-8")
     return table
 
@@ -60,13 +60,18 @@ def _evaluate_split(predictor, section, split, dataset, kind, folder, row, progr
 def _predict(
     predictor: RegionPredictor, section: EvaluateSection, split: SplitChoice, batch: list[RegionSample], kind: str
 ) -> list[list[RegionPrediction]]:
-    prompts = [
-        [exact_prompt(region, kind, sample.image.shape[1], sample.image.shape[0]) for region in sample.regions]
-        for sample in batch
-    ]
+    prompts = [_prompts(sample, kind) for sample in batch]
     return predictor.predict_batch(
         [sample.image for sample in batch], prompts, split.tasks, split.languages, section.max_new_tokens
     )
+
+
+def _prompts(sample: RegionSample, kind: str) -> list[RegionPrompt]:
+    height, width = sample.image.shape[:2]
+    try:
+        return [exact_prompt(region, kind, width, height) for region in sample.regions]
+    except PromptError as error:
+        raise PromptError(f"{sample.source}: {error}") from error
 
 
 def _readable(dataset, split: SplitChoice, ledger: BrokenLedger) -> Iterator[RegionSample]:
@@ -93,6 +98,18 @@ def _batches(samples: Iterable[RegionSample], size: int) -> Iterator[list[Region
 
 def _line(sample: RegionSample, region, predicted: RegionPrediction) -> dict:
     return {"source": sample.source, "region": region.id, "references": region.texts, **predicted.to_json()}
+
+
+def _json(table: Table) -> str:
+    """JSON knows no NaN: a standard error that cannot be told is null."""
+    known = {
+        row: {
+            name: {key: None if math.isnan(value) else value for key, value in cell.items()}
+            for name, cell in scores.items()
+        }
+        for row, scores in table.items()
+    }
+    return json.dumps(known, indent=1, ensure_ascii=False, allow_nan=False)
 
 
 def markdown(table: Table) -> list[str]:

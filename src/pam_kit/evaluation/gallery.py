@@ -34,4 +34,6 @@ class Gallery:
         """Write ``folder/<name>-<task>.png`` for every task that has an example."""
         folder.mkdir(parents=True, exist_ok=True)
         for task, tiles in self.tiles.items():
+            if not tiles:
+                continue
             draw_contact_sheet(tiles, _COLUMNS).save(folder / f"{name}-{task}.png")

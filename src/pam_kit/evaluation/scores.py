@@ -85,31 +85,30 @@ class SplitScores:
             self.scores[f"{name} {language}"].add(normal(answer.text) == normal(text))
 
     def _add_attributes(self, task, language, truth, predicted, names=CAPTION_ATTRIBUTES) -> None:
-        answer = predicted.texts.get(task, {}).get(language)
-        if answer is None or self.read_attribute is None:
+        answer, read = predicted.texts.get(task, {}).get(language), self.read_attribute
+        if answer is None or read is None:
             return
+        expected = truth.texts[task][language]
         said = {
-            name: self.read_attribute(answer.text, name, language) == truth.attributes[name]
+            name: read(answer.text, name, language) == truth.attributes[name]
             for name in names
-            if name in truth.attributes and (task == "describe" or self._stated(truth, task, language, name))
+            if name in truth.attributes and read(expected, name, language) is not None
         }
         for name, right in said.items():
             self.scores[f"{task} {name} {language}"].add(right)
         if "label" in said and "colour" in said:
             self.scores[f"{task} label and colour {language}"].add(said["label"] and said["colour"])
 
-    def _stated(self, truth: Region, task: str, language: str, name: str) -> bool:
-        return self.read_attribute(truth.texts[task][language], name, language) is not None
-
     def _add_pairs(self, truths: list[Region], predictions: list[RegionPrediction]) -> None:
         """The prompt moves from one object to another with a different label: does the label follow, or stay?"""
         labels = [normal(truth.texts.get("recognize", {}).get("en", "")) for truth in truths]
-        said = [p.texts.get("recognize", {}).get("en") for p in predictions]
+        answers = [p.texts.get("recognize", {}).get("en") for p in predictions]
+        said = [None if answer is None else normal(answer.text) for answer in answers]
         for i, first in enumerate(labels):
             for j, second in enumerate(labels):
                 if i != j and first and second and first != second and said[j] is not None:
-                    self.scores["moved prompt: follows"].add(normal(said[j].text) == second)
-                    self.scores["moved prompt: stays"].add(normal(said[j].text) == first)
+                    self.scores["moved prompt: follows"].add(said[j] == second)
+                    self.scores["moved prompt: stays"].add(said[j] == first)
 
 
 def iou(predicted: np.ndarray, truth: np.ndarray) -> float:

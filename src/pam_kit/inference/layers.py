@@ -1,7 +1,7 @@
 """Predicted regions painted onto a picture: tints, outlines, prompts and numbers, without any legend."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from PIL import Image
@@ -36,15 +36,15 @@ class Sizes:
 
 @dataclass
 class Layer:
-    """A region in pixels of the canvas. ``box`` is the mask's, None for an empty mask; ``visible`` is the part of the
-    mask inside ``box`` that no smaller mask covers."""
+    """A region in pixels of the canvas. ``box`` is the mask's, all 0 for an empty mask; ``visible`` is the part of
+    the mask inside ``box`` that no smaller mask covers."""
 
     number: int
     colour: Colour
     mask: np.ndarray
-    box: Box | None
+    box: Box
     prompt: RegionPrompt
-    visible: np.ndarray | None = None
+    visible: np.ndarray = field(default_factory=lambda: np.zeros((0, 0), dtype=bool))
 
     @property
     def crop(self) -> np.ndarray:
@@ -56,13 +56,13 @@ def scaled_layers(
     image: np.ndarray, predictions: Sequence[RegionPrediction], scale: float
 ) -> tuple[Image.Image, list[Layer]]:
     """A (H, W, 3) uint8 picture and its regions, ``scale`` times as large; at 1 the picture's pixels are kept."""
-    size = tuple(max(1, round(side * scale)) for side in image.shape[1::-1])
+    size = (max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))
     original = Image.fromarray(image)
     canvas = original.copy() if size == original.size else original.resize(size, Image.Resampling.BICUBIC)
     layers = []
     for index, prediction in enumerate(predictions):
         mask = resized_mask(prediction.mask, size)
-        box = pixel_box(mask) if mask.any() else None
+        box = pixel_box(mask) if mask.any() else (0, 0, 0, 0)
         prompt = _resized_prompt(prediction.prompt, scale, size)
         layers.append(Layer(index + 1, marks.region_colour(index), mask, box, prompt))
     return canvas, layers
@@ -78,9 +78,10 @@ def resized_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def _resized_prompt(prompt: RegionPrompt, scale: float, size: tuple[int, int]) -> RegionPrompt:
+    box = prompt.box
     return replace(
         prompt,
-        box=None if prompt.box is None else tuple(v * scale for v in prompt.box),
+        box=None if box is None else (box[0] * scale, box[1] * scale, box[2] * scale, box[3] * scale),
         points=tuple((x * scale, y * scale) for x, y in prompt.points),
         mask=None if prompt.mask is None else resized_mask(prompt.mask, size),
     )
@@ -88,12 +89,13 @@ def _resized_prompt(prompt: RegionPrompt, scale: float, size: tuple[int, int]) -
 
 def pixel_box(mask: np.ndarray) -> Box:
     """The tight box of a non-empty mask as whole numbers."""
-    return tuple(int(v) for v in mask_box(mask))
+    x1, y1, x2, y2 = mask_box(mask)
+    return int(x1), int(y1), int(x2), int(y2)
 
 
 def paint_regions(canvas: Image.Image, layers: list[Layer], sizes: Sizes, tint: float) -> None:
     """Tints of ``tint`` in [0, 1], then outlines, then prompts: what is finer lies on top, and smaller masks too."""
-    filled = sorted((layer for layer in layers if layer.box), key=lambda layer: -int(layer.mask.sum()))
+    filled = sorted((layer for layer in layers if any(layer.box)), key=lambda layer: -int(layer.mask.sum()))
     _find_visible(filled, canvas.size)
     for layer in filled:
         alpha = Image.fromarray(layer.visible.astype(np.uint8) * round(255 * tint))
@@ -139,7 +141,7 @@ def paint_numbers(canvas: Image.Image, layers: list[Layer], sizes: Sizes) -> lis
 def _wanted_spot(layer: Layer, sign: Image.Image) -> tuple[tuple[float, float], np.ndarray | None]:
     """The innermost point of the mask's visible part; above a mask that the sign would hide; at the prompt where there
     is no mask. And the mask where the sign should stay inside it."""
-    if layer.box is None:
+    if not any(layer.box):
         return _prompt_spot(layer.prompt), None
     x1, y1, x2, y2 = layer.box
     if layer.mask.sum() < _SIGNS_IN_MASK * sign.width * sign.height:
@@ -152,4 +154,6 @@ def _wanted_spot(layer: Layer, sign: Image.Image) -> tuple[tuple[float, float], 
 def _prompt_spot(prompt: RegionPrompt) -> tuple[float, float]:
     if prompt.box is not None:
         return (prompt.box[0] + prompt.box[2]) / 2, (prompt.box[1] + prompt.box[3]) / 2
-    return prompt.points[0] if prompt.points else innermost_point(prompt.mask)
+    if prompt.points or prompt.mask is None:
+        return prompt.points[0]
+    return innermost_point(prompt.mask)

@@ -31,7 +31,7 @@ class RegionPredictor:
     """
 
     def __init__(self, model: RegionVLM, device: torch.device | str | None = None):
-        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.device = _usable(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.model = model.eval().to(self.device)
         self.geometry = Geometry.of(model.backbone)
 
@@ -98,6 +98,14 @@ class RegionPredictor:
             except PromptError as error:
                 raise PromptError(f"region {i + 1} of {len(prompts)}: {error}") from None
         return prepare(image, prompts, asked, self.geometry)
+
+
+def _usable(device: torch.device | str) -> torch.device:
+    try:
+        return torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0].partition(". ")[0]
+        raise PamKitError(f"device {str(device)!r} cannot be used here: {reason}") from error
 
 
 def as_array(image: str | Path | Image.Image | np.ndarray) -> np.ndarray:

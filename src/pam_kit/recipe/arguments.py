@@ -13,11 +13,15 @@ def component_choice(slot: str, name: str, arguments: Sequence[str]) -> Componen
     given = {"name": Marked(name, Place(f"command line: {name}"))}
     for text in arguments:
         place = Place(f"command line: {text}")
+
+        def where(_line: int, place: Place = place) -> Place:
+            return place
+
         key, equals, value = text.partition("=")
         if not equals:
             problems.add(place, "", "expected key=value, for example split=val2017")
             continue
-        marked = read_yaml(value, lambda _line, place=place: place, problems)
+        marked = read_yaml(value, where, problems)
         if marked is not None:
             given[key.strip()] = marked
     choice = check_component(Marked(given, Place(f"command line: {name}")), slot, problems)

@@ -18,6 +18,7 @@ from pam_kit.sections import (
 from pam_kit.tasks import LANGUAGES, TASKS
 
 TRAINING_PROMPTS = ("box", "point", "mask")
+JOINING_PARTS = ("perceiver", "decoder")
 EVALUATION_PROMPTS = (*TRAINING_PROMPTS, "whole_image", "given")
 
 # A rule looks at one value of the right type and yields what is wrong with it: an entry (or None for all) and a text.
@@ -100,9 +101,10 @@ _RULES: dict[type, dict[str, list[_Rule]]] = {
         "learning_rate_factors": [_names("part", TRAINABLE_PARTS), _entries_not_negative],
         "betas": [_two, _entries("from 0 to below 1", lambda value: 0 <= value < 1)],
         "warmup_ratio": [_number("from 0 to below 1", lambda value: 0 <= value < 1)],
-        "masks_first": [_number("from 0 to below 1", lambda value: 0 <= value < 1)],
+        "join_at": [_names("part", JOINING_PARTS), _entries("from 0 to below 1", lambda value: 0 <= value < 1)],
         **dict.fromkeys(("weight_decay", "gradient_clip"), [_not_negative]),
         **dict.fromkeys(("learning_rate", "max_steps", "epochs", "num_nodes", "num_threads"), [_positive]),
+        "decoder_questions": [_positive],
         **dict.fromkeys(("global_batch_size", "device_batch_size", "log_every", "checkpoint_every"), [_positive]),
     },
     SplitChoice: {

@@ -65,7 +65,9 @@ def read_recipe(path: Path, problems: Problems, children: tuple[Path, ...] = ())
         chain = " -> ".join(str(file) for file in (*children, found))
         problems.unreadable(parent.place, "extends", f"a recipe cannot extend itself: {chain}")
     else:
-        return merge(read_recipe(found, problems, children), root, problems)
+        inherited = read_recipe(found, problems, children)
+        inherited.value.pop("name", None)  # a recipe is called as it says itself, or as its file
+        return merge(inherited, root, problems)
     return root
 
 

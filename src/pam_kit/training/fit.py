@@ -20,7 +20,13 @@ from pam_kit.model import RegionVLM
 from pam_kit.registry import find
 from pam_kit.sections import Recipe
 from pam_kit.training.module import RegionTrainer
-from pam_kit.training.run_folder import new_run_folder, newest_run_folder, parts_table, write_provenance
+from pam_kit.training.run_folder import (
+    log_name,
+    new_run_folder,
+    newest_run_folder,
+    parts_table,
+    write_provenance,
+)
 
 
 def fit(recipe: Recipe, root: Path, resume: bool = False, say=print) -> Path:
@@ -123,7 +129,7 @@ def _trainer(recipe: Recipe, folder: Path, max_steps: int, ledger: BrokenLedger)
         max_epochs=1,
         gradient_clip_val=section.gradient_clip or None,
         log_every_n_steps=section.log_every,
-        logger=CSVLogger(folder, name="", version="logs"),
+        logger=CSVLogger(folder, name="", version=log_name(folder)),
         callbacks=[
             BrokenSampleWatch(ledger),
             TQDMProgressBar(refresh_rate=section.log_every),

@@ -5,7 +5,7 @@ import torch
 
 from pam_kit.contracts import RegionBatch
 from pam_kit.errors import PamKitError
-from pam_kit.model import RegionOutput, RegionVLM
+from pam_kit.model import RegionVLM
 from pam_kit.sections import Recipe
 from pam_kit.training.losses import mask_losses, weighted_sum
 from pam_kit.training.stage import cosine_with_warmup, freeze_all_but, keep_frozen_parts_in_eval, parameter_groups
@@ -24,6 +24,8 @@ class RegionTrainer(lightning.LightningModule):
         super().__init__()
         self.recipe, self.model, self.max_steps = recipe, model, max_steps
         self.parts = freeze_all_but(model, recipe.train.trainable)
+        # Lightning leaves the modes as it finds them.
+        self.train()
 
     def train(self, mode: bool = True):
         super().train(mode)
@@ -35,12 +37,14 @@ class RegionTrainer(lightning.LightningModule):
         if batch is None:
             return None
         _refuse_unsupervised(batch)
-        losses = self._losses(self._output(batch), batch)
+        losses = self._losses(batch)
+        if not losses:
+            return None
         loss = weighted_sum(losses, self.recipe.train.loss)
         if not torch.isfinite(loss):
             raise PamKitError(
-                f"the loss is {float(loss)} at step {self.global_step}: "
-                + ", ".join(f"{name} {float(value):.4g}" for name, value in losses.items())
+                f"the loss is {loss.item()} at step {self.global_step}: "
+                + ", ".join(f"{name} {value.item():.4g}" for name, value in losses.items())
                 + ". Lower train.learning_rate or train.gradient_clip, or use train.precision=32-true"
             )
         values = {f"loss/{name}": value.detach() for name, value in losses.items()}
@@ -48,20 +52,25 @@ class RegionTrainer(lightning.LightningModule):
         self.log("loss", loss.detach(), prog_bar=True, batch_size=len(batch))
         return loss
 
-    def _output(self, batch: RegionBatch) -> RegionOutput:
-        if self.global_step < self.recipe.train.masks_first * self.max_steps:
-            return RegionOutput(self.model.segment(batch.images, batch.image_index, batch.prompts))
-        return self.model(batch)
-
-    def _losses(self, output: RegionOutput, batch: RegionBatch) -> dict[str, torch.Tensor]:
-        weights, losses = self.recipe.train.loss, {}
-        if output.text is not None:
-            losses["text"] = output.text.loss
-            if weights.alignment and output.tokens.semantic.shape[1]:
-                losses["alignment"] = self.model.decoder.align(output.tokens.semantic, batch.questions)
-        if output.regions.candidate_logits.requires_grad:
-            losses |= mask_losses(output.regions, batch.target_masks, batch.has_target)
+    def _losses(self, batch: RegionBatch) -> dict[str, torch.Tensor]:
+        """Masks first, then the alignment of semantic tokens with words, then the decoder, as ``join_at`` says."""
+        model, section = self.model, self.recipe.train
+        losses: dict[str, torch.Tensor] = {}
+        regions = model.segment(batch.images, batch.image_index, batch.prompts)
+        if regions.candidate_logits.requires_grad:
+            losses |= mask_losses(regions, batch.target_masks, batch.has_target)
+        if len(batch.questions) and self._joined("perceiver"):
+            tokens = model.perceive(regions)
+            if section.loss.alignment and tokens.semantic.shape[1]:
+                losses["alignment"] = model.decoder.align(tokens.semantic, batch.questions)
+            if section.loss.text and self._joined("decoder"):
+                limit = section.decoder_questions
+                asked = batch.questions if limit is None else batch.questions.first_of_each_region(limit)
+                losses["text"] = model.decoder(model.prefix(tokens), asked).loss
         return losses
+
+    def _joined(self, part: str) -> bool:
+        return self.global_step >= self.recipe.train.join_at.get(part, 0.0) * self.max_steps
 
     def configure_optimizers(self):
         section = self.recipe.train

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 
 import torch
 
-from pam_kit.checkpoints import count_parameters
 from pam_kit.model import RegionVLM
 from pam_kit.sections import Recipe
 from pam_kit.training.fit import accumulation
@@ -41,7 +40,7 @@ def plan(recipe: Recipe, devices: int = 1) -> Plan:
     parts = freeze_all_but(model, recipe.train.trainable)
     visual, semantic = model.tokens_per_region()
     steps = accumulation(recipe, devices)
-    total, trained = count_parameters(model), sum(report.trained for report in parts)
+    total, trained = sum(report.total for report in parts), sum(report.trained for report in parts)
     memory = _memory(recipe, model, trained)
     section = recipe.train
     lines = [

@@ -2,6 +2,7 @@
 
 import json
 import platform
+import re
 import subprocess
 import sys
 from datetime import UTC, datetime
@@ -43,10 +44,18 @@ def new_run_folder(root: Path, name: str) -> Path:
 
 def newest_run_folder(root: Path, name: str) -> Path:
     """The latest run of that name that has something to resume."""
-    runs = [path for path in [root / name, *root.glob(f"{name}-*")] if (path / "checkpoints").is_dir()]
+    first = root / name
+    numbered = re.compile(rf"{re.escape(first.name)}(-\d+)?")
+    runs = [path.parent for path in first.parent.glob("*/checkpoints") if numbered.fullmatch(path.parent.name)]
     if not runs:
         raise CheckpointError(f"nothing to resume: no run of {name} under {root} has a checkpoint")
     return max(runs, key=lambda path: path.stat().st_mtime)
+
+
+def log_name(folder: Path) -> str:
+    """``logs``, or ``logs-2`` and so on in a resumed run, whose former logs stay."""
+    number = 1 + sum(1 for path in folder.glob("logs*") if path.is_dir())
+    return "logs" if number == 1 else f"logs-{number}"
 
 
 def write_provenance(folder: Path, recipe: Recipe) -> None:

@@ -55,7 +55,7 @@ class Raster:
 def rasterize(kind: str, diameter: float, rotation: float) -> Raster:
     """Draw the outline of ``kind``; ``diameter`` in pixels, ``rotation`` in radians, clockwise on the screen."""
     reach = int(np.ceil(diameter / 2)) + 1
-    axis = np.arange(-reach, reach + 1, dtype=np.float32)
+    axis: np.ndarray = np.arange(-reach, reach + 1, dtype=np.float32)
     cos, sin = np.float32(np.cos(rotation)), np.float32(np.sin(rotation))
     u = cos * axis[None, :] + sin * axis[:, None]
     v = cos * axis[:, None] - sin * axis[None, :]

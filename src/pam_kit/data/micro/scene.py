@@ -126,7 +126,7 @@ def _window(x: int, y: int, raster: Raster) -> tuple[slice, slice]:
 
 def _place(rng: np.random.Generator, objects: list[SceneObject], side: int) -> Scene | None:
     """Put the objects into the picture one over the other; None where one of them finds no room even when small."""
-    ids = np.full((side, side), -1, dtype=np.int16)
+    ids: np.ndarray = np.full((side, side), -1, dtype=np.int16)
     placed: list[SceneObject] = []
     rasters: list[Raster] = []
     areas: list[int] = []

@@ -160,7 +160,8 @@ def signed_distance(kind: str, x: Field, y: Field) -> Field:
     gx, gy = (np.minimum(np.maximum((axis + EXTENT) * scale, 0), GRID - 1.001) for axis in (x, y))
     column, row = gx.astype(np.intp), gy.astype(np.intp)
     fx, fy, corner = gx - column.astype(gx.dtype), gy - row.astype(gy.dtype), row * GRID + column
-    top, bottom = field.take(corner), field.take(corner + GRID)
+    top: np.ndarray = field.take(corner)
+    bottom: np.ndarray = field.take(corner + GRID)
     top += fx * (field.take(corner + 1) - top)
     bottom += fx * (field.take(corner + GRID + 1) - bottom)
     return top + fy * (bottom - top)

@@ -1,0 +1,205 @@
+"""Builders that tests share: a tiny recipe, model and batch, and the golden data. Imports are heavy, so they come late.
+
+The recipe ``tiny`` takes a fraction of a second on one core: pictures of 64 pixels, a 4x4 grid, width 32.
+"""
+
+from importlib.util import module_from_spec, spec_from_file_location
+from itertools import cycle, islice
+from pathlib import Path
+
+import pytest
+
+GOLDEN = Path(__file__).parents[2] / "shared" / "golden"
+
+TINY = """
+name: tiny
+model:
+  backbone:
+    {name: timm_sam, model_name: test_byobnet, image_size: 64, embed_dim: 32, decoder_depth: 1, decoder_heads: 2,
+     decoder_mlp_dim: 32}
+  perceiver: {name: semantic_perceiver, num_semantic_tokens: 3, num_heads: 4, mlp_dim: 32}
+  projector: {name: pixel_shuffle_mlp, ratio: 2}
+  decoder:
+    {name: causal_lm, architecture: qwen2, hidden_size: 32, num_layers: 2, num_heads: 4, vocab_size: 300,
+     max_length: 256, template: plain}
+data:
+  train: {name: micro, num_samples: 8, seed: 0}
+train: {max_steps: 2}
+"""
+
+# Question, answer, task, language.
+ASKED = (
+    ("What is this?", "cup", "recognize", "en"),
+    ("Describe the thing in this region in a few words.", "A red cup that stands left of a ball.", "caption", "en"),
+    ("这是什么？", "杯子", "recognize", "zh"),
+    ("Name it.", "a small green ball", "recognize", "en"),
+    ("对该目标对象提供一个概括的描述", "球的左边有一个红色的杯子。", "caption", "zh"),
+)
+TEXTS = tuple(text for question, answer, _, _ in ASKED for text in (question, answer))
+
+
+@pytest.fixture
+def tiny_recipe(tmp_path):
+    """``tiny_recipe("decoder.num_layers=1", ...)`` -> Recipe: the tiny one with overrides on top."""
+    from pam_kit.recipe import load_recipe
+
+    file = tmp_path / "tiny.yaml"
+    file.write_text(TINY, encoding="utf-8")
+    return lambda *overrides: load_recipe(file, overrides)
+
+
+@pytest.fixture
+def tiny_model(tiny_recipe):
+    """``tiny_model(*overrides, seed=0)`` -> RegionVLM in eval mode, of random weights and with a learned vocabulary."""
+    import torch
+
+    from pam_kit.model import RegionVLM
+
+    def build(*overrides: str, seed: int = 0) -> RegionVLM:
+        torch.manual_seed(seed)
+        model = RegionVLM.from_recipe(tiny_recipe(*overrides))
+        if model.decoder.needs_vocabulary():
+            model.decoder.learn_vocabulary(TEXTS)
+        return model.eval()
+
+    return build
+
+
+@pytest.fixture
+def pretrained_decoder(tmp_path):
+    """``pretrained_decoder(vocab_size=320, **generation)`` -> a tiny Qwen2 of width 32, and the folder that holds it.
+
+    It lies there as in a hub repository, with a tokenizer of at most 320 entries and settings for generation.
+    """
+    import torch
+    from transformers import GenerationConfig, Qwen2Config, Qwen2ForCausalLM
+
+    from pam_kit.components.decoders.vocabulary import learn_tokenizer
+
+    def save(vocab_size: int = 320, **generation):
+        torch.manual_seed(0)
+        config = Qwen2Config(
+            vocab_size=vocab_size,
+            hidden_size=32,
+            intermediate_size=64,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            tie_word_embeddings=True,
+            initializer_range=0.3,
+            rope_parameters={"rope_type": "default", "rope_theta": 1e6},
+        )
+        model = Qwen2ForCausalLM(config).eval()
+        model.generation_config = GenerationConfig(**generation)
+        model.save_pretrained(tmp_path / "decoder")
+        learn_tokenizer(TEXTS, 320).save_pretrained(tmp_path / "decoder")
+        return model, tmp_path / "decoder"
+
+    return save
+
+
+@pytest.fixture
+def sample_batch():
+    """``sample_batch(regions=(3, 2), questions=5, ...)`` -> RegionBatch: pictures of noise, prompts of every kind.
+
+    ``regions`` holds the number of regions of each picture; question i is about region i modulo their number.
+    """
+    import torch
+
+    from pam_kit.contracts import Questions, RegionBatch
+
+    def build(regions: tuple[int, ...] = (3, 2), questions: int = 5, image_size: int = 64, cells: int = 16, seed=0):
+        generator = torch.Generator().manual_seed(seed)
+        size = (len(regions), 3, image_size, image_size)
+        images = torch.randint(0, 256, size, generator=generator, dtype=torch.uint8)
+        num_regions = sum(regions)
+        image_index = torch.tensor([image for image, count in enumerate(regions) for _ in range(count)]).long()
+        region_index = torch.tensor([i % max(num_regions, 1) for i in range(questions)]).long()
+        asked = list(zip(*islice(cycle(ASKED), questions), strict=True)) or [()] * 4
+        return RegionBatch(
+            images=images,
+            image_index=image_index,
+            prompts=_mixed_prompts(num_regions, image_size, cells, generator),
+            questions=Questions(region_index, *map(list, asked)),
+            target_masks=(torch.rand(num_regions, 1, cells, cells, generator=generator) > 0.5).float(),
+            has_target=torch.ones(num_regions, dtype=torch.bool),
+        )
+
+    return build
+
+
+def _mixed_prompts(count: int, image_size: int, cells: int, generator):
+    """A box, a point, a positive and a negative point, a mask, and so on, each at a random place."""
+    import torch
+
+    from pam_kit.contracts import PromptBatch
+
+    points = torch.rand(count, 2, 2, generator=generator).sort(dim=1).values * image_size
+    labels = torch.tensor([[2, 3], [1, -1], [1, 0], [-1, -1]])[torch.arange(count) % 4].reshape(count, 2)
+    has_mask = torch.arange(count) % 4 == 3
+    drawn = torch.zeros(count, 1, cells, cells)
+    drawn[:, :, cells // 4 : cells // 2, cells // 3 : cells - 2] = 1
+    return PromptBatch(points, labels, drawn * has_mask[:, None, None, None], has_mask)
+
+
+# Our names in the perceiver -> those of SAM's two-way transformer, which the released PAM's resampler has as well.
+RELEASED_NAMES = {
+    "semantic_tokens": "sem_tokens.weight",
+    "positions.gaussian": "pe_layer.positional_encoding_gaussian_matrix",
+    "transformer.last_look": "final_attn_token_to_image",
+    "transformer.norm": "norm_final_attn",
+    "transformer.blocks": "layers",
+    "self_attention": "self_attn",
+    "token_to_image": "cross_attn_token_to_image",
+    "image_to_token": "cross_attn_image_to_token",
+    "mlp.0": "mlp.layers.0",
+    "mlp.2": "mlp.layers.1",
+    **{f"norms.{i}": f"norm{i + 1}" for i in range(4)},
+    **{"query": "q_proj", "key": "k_proj", "value": "v_proj", "out": "out_proj"},
+}
+
+
+@pytest.fixture(scope="session")
+def released_name():
+    """``released_name("transformer.blocks.1.self_attention.query.bias")`` -> ``layers.1.self_attn.q_proj.bias``."""
+
+    def translate(name: str) -> str:
+        for own, released in RELEASED_NAMES.items():
+            name = f".{name}.".replace(f".{own}.", f".{released}.").strip(".")
+        return name
+
+    return translate
+
+
+class Golden:
+    """Reference tensors and the formula that their weights and inputs come from."""
+
+    def __init__(self, folder: Path):
+        spec = spec_from_file_location("golden_recipe", folder / "recipe.py")
+        self.folder, self._recipe = folder, module_from_spec(spec)
+        spec.loader.exec_module(self._recipe)
+
+    def load(self, name: str) -> tuple[dict, dict[str, str]]:
+        """Tensors and metadata of ``public/<name>.safetensors``."""
+        from safetensors.torch import safe_open
+
+        with safe_open(self.folder / "public" / f"{name}.safetensors", "pt") as file:
+            return {key: file.get_tensor(key) for key in file.keys()}, file.metadata()
+
+    def weight(self, seed: int, key: str, shape):
+        import torch
+
+        return torch.from_numpy(self._recipe.weight(seed, key, shape))
+
+    def input(self, seed: int, name: str, shape):
+        import torch
+
+        return torch.from_numpy(self._recipe.tensor_input(seed, name, shape))
+
+
+@pytest.fixture(scope="session")
+def golden() -> Golden:
+    """The golden data; a test that asks for them is skipped where they are absent."""
+    if not (GOLDEN / "recipe.py").is_file():
+        pytest.skip(f"golden data ({GOLDEN}) are absent")
+    return Golden(GOLDEN)

@@ -1,0 +1,383 @@
+"""`fit` from a recipe to a run folder: what it leaves behind, what learns, how it goes on and how it ends early."""
+
+import csv
+import json
+import os
+from importlib.metadata import version
+
+import lightning
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from pam_kit.contracts import PromptBatch, Questions, RegionBatch
+from pam_kit.data.broken import TooManyBrokenSamples
+from pam_kit.data.masks import encode_rle
+from pam_kit.errors import CheckpointError, PamKitError, RecipeError
+from pam_kit.model import RegionVLM
+from pam_kit.recipe import load_recipe
+from pam_kit.sections import TRAINABLE_PARTS
+from pam_kit.training.fit import accumulation, fit, planned_steps
+from pam_kit.training.module import RegionTrainer
+from pam_kit.training.run_folder import new_run_folder, newest_run_folder
+
+TINY = {
+    "name": "tiny",
+    "model": {
+        "backbone": {
+            "name": "timm_sam",
+            "model_name": "test_byobnet",
+            "image_size": 64,
+            "embed_dim": 32,
+            "decoder_depth": 1,
+            "decoder_heads": 2,
+            "decoder_mlp_dim": 32,
+        },
+        "perceiver": {
+            "name": "semantic_perceiver",
+            "num_semantic_tokens": 2,
+            "depth": 1,
+            "num_heads": 2,
+            "mlp_dim": 32,
+        },
+        "projector": {"name": "pixel_shuffle_mlp", "ratio": 2},
+        "decoder": {
+            "name": "causal_lm",
+            "hidden_size": 32,
+            "num_layers": 1,
+            "num_heads": 2,
+            "vocab_size": 300,
+            "max_length": 256,
+            "template": "plain",
+        },
+    },
+    "data": {
+        "tasks": {"recognize": 1},
+        "languages": {"en": 1},
+        "regions_per_image": 1,
+        "num_workers": 0,
+        "max_broken_share": 0.5,
+    },
+    "train": {
+        "trainable": ["perceiver", "projector", "prefix", "decoder"],
+        "learning_rate": 0.003,
+        "max_steps": 3,
+        "global_batch_size": 4,
+        "device_batch_size": 4,
+        "accelerator": "cpu",
+        "devices": 1,
+        "num_threads": 1,
+        "log_every": 1,
+    },
+}
+EVERYTHING = f"train.trainable=[{','.join(TRAINABLE_PARTS)}]"
+
+
+def write_dataset(folder, good=8, missing=0, words=("cup",)):
+    """A JSONL of rectangles on noise; the last ``missing`` lines name a picture that is not there."""
+    rng = np.random.default_rng(0)
+    lines = []
+    for number in range(good + missing):
+        picture = rng.integers(0, 256, (48, 64, 3), dtype=np.uint8)
+        if number < good:
+            Image.fromarray(picture).save(folder / f"{number}.png")
+        mask = np.zeros((48, 64), dtype=bool)
+        mask[5 : 20 + number, 10 : 30 + number] = True
+        texts = {"recognize": {"en": words[number % len(words)]}}
+        lines.append({"image": f"{number}.png", "regions": [{"id": "r", "mask": encode_rle(mask), "texts": texts}]})
+    path = folder / "train.jsonl"
+    path.write_text("\n".join(map(json.dumps, lines)) + "\n")
+    return path
+
+
+def recipe_of(folder, *overrides, dataset=None):
+    """The tiny recipe, written to a file of ``folder`` and read as a user's would be."""
+    path = folder / "tiny.yaml"
+    source = {"name": "jsonl", "path": str(dataset or folder / "train.jsonl")}
+    path.write_text(yaml.safe_dump(TINY | {"data": {**TINY["data"], "train": source}}))
+    return load_recipe(path, overrides)
+
+
+def run(recipe, root, **options):
+    return fit(recipe, root, say=lambda text: None, **options)
+
+
+def weights(folder) -> dict[str, torch.Tensor]:
+    return RegionVLM.from_pretrained(str(folder)).state_dict()
+
+
+def weights_before(recipe) -> dict[str, torch.Tensor]:
+    """What training starts from: the parts as the seed makes them."""
+    lightning.seed_everything(recipe.seed, verbose=False)
+    return RegionVLM.from_recipe(recipe).state_dict()
+
+
+def changed_parts(before, after) -> set[str]:
+    assert before.keys() == after.keys()
+    return {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
+
+
+def logged(folder, name="logs") -> list[dict[str, str]]:
+    with open(folder / name / "metrics.csv") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture(scope="module")
+def micro_run(tmp_path_factory):
+    """30 steps on the micro dataset, two pictures at once of a global batch of four, all but the backbone learning."""
+    folder = tmp_path_factory.mktemp("micro")
+    micro = {"name": "micro", "num_samples": 16, "image_size": 64}
+    data = {**TINY["data"], "train": micro, "regions_per_image": 2}
+    (folder / "micro.yaml").write_text(yaml.safe_dump(TINY | {"name": "micro_run", "data": data}))
+    recipe = load_recipe(folder / "micro.yaml", ["train.max_steps=30", "train.device_batch_size=2"])
+    said = []
+    return recipe, fit(recipe, folder / "runs", say=said.append), said
+
+
+def test_the_run_folder_says_how_it_came_to_be(micro_run):
+    recipe, folder, said = micro_run
+    assert folder.name == "micro_run"
+    again = load_recipe(folder / "recipe.yaml")
+    again.source, again.overrides = recipe.source, recipe.overrides
+    assert again == recipe
+    record = json.loads((folder / "provenance.json").read_text())
+    assert record["recipe"] == recipe.source and record["overrides"] == recipe.overrides
+    assert record["seed"] == recipe.seed and record["packages"]["torch"] == version("torch")
+    assert {"started", "command", "git_commit", "python", "machine"} <= record.keys()
+    assert any("120 samples read, none broken" in line for line in said)
+    assert not (folder / "broken_samples.jsonl").exists()
+
+
+def test_the_run_folder_lists_the_parameters(micro_run):
+    recipe, folder, said = micro_run
+    rows = {line.split()[0]: line.split() for line in (folder / "parameters.txt").read_text().splitlines()}
+    model = RegionVLM.from_recipe(recipe)
+    for part in TRAINABLE_PARTS:
+        total = sum(p.numel() for p in getattr(model, part).parameters())
+        assert rows[part][-2:] == ["frozen" if part == "backbone" else f"{total:,}", f"{total:,}"]
+    assert "30 steps of 4 pictures" in said[0]
+
+
+def test_the_model_folder_is_whole(micro_run):
+    recipe, folder, _ = micro_run
+    assert {path.name for path in (folder / "model").iterdir()} == {
+        "model.safetensors",
+        "recipe.yaml",
+        "parts.json",
+        "tokenizer",
+    }
+    assert not (folder / "model.part").exists()
+    checkpoint = next((folder / "checkpoints").glob("*.ckpt"))
+    state = torch.load(checkpoint, weights_only=True)
+    assert state["global_step"] == 30
+    saved = weights(folder)
+    for name, value in state["state_dict"].items():
+        assert torch.equal(value, saved[name.removeprefix("model.")]), name
+
+
+def test_the_loss_falls(micro_run):
+    losses = [float(row["loss"]) for row in logged(micro_run[1])]
+    assert len(losses) == 30
+    assert np.mean(losses[-5:]) < 0.85 * np.mean(losses[:5])
+    # The backbone is frozen, so the text is all there is to learn.
+    assert [row["loss/text"] for row in logged(micro_run[1])] == [row["loss"] for row in logged(micro_run[1])]
+
+
+def test_frozen_parts_stay_as_they_were_to_the_last_bit(micro_run):
+    recipe, folder, _ = micro_run
+    before, after = weights_before(recipe), weights(folder)
+    assert changed_parts(before, after) == {"perceiver", "projector", "prefix", "decoder"}
+    statistics = [name for name in before if name.endswith("running_mean")]
+    assert statistics and all(torch.equal(before[name], after[name]) for name in statistics)
+
+
+def test_every_loss_is_logged_and_every_part_learns(tmp_path):
+    write_dataset(tmp_path)
+    recipe = recipe_of(tmp_path, EVERYTHING, "train.loss.alignment=1", "train.max_steps=2")
+    folder = run(recipe, tmp_path / "runs")
+    names = ("text", "alignment", "dice", "bce", "focal", "iou")
+    for row in logged(folder):
+        parts = {name: float(row[f"loss/{name}"]) for name in names}
+        expected = sum(getattr(recipe.train.loss, name) * value for name, value in parts.items())
+        assert float(row["loss"]) == pytest.approx(expected, rel=1e-4)
+    assert changed_parts(weights_before(recipe), weights(folder)) == set(TRAINABLE_PARTS)
+
+
+@pytest.mark.parametrize(
+    ("join_at", "learning"),
+    [
+        ("{perceiver: 0.9, decoder: 0.9}", {"backbone"}),
+        ("{perceiver: 0.3, decoder: 0.6}", set(TRAINABLE_PARTS)),
+        ("{perceiver: 0, decoder: 0.9}", {"backbone", "perceiver", "projector", "decoder"}),
+    ],
+)
+def test_parts_join_one_after_the_other(tmp_path, join_at, learning):
+    """Three steps: a share of 0.9 is the whole run. Before the decoder joins, only its word embeddings are aligned."""
+    write_dataset(tmp_path)
+    options = [EVERYTHING, f"train.join_at={join_at}", "train.loss.alignment=1", "train.weight_decay=0.1"]
+    recipe = recipe_of(tmp_path, *options)
+    folder = run(recipe, tmp_path / "runs")
+    before, after = weights_before(recipe), weights(folder)
+    assert changed_parts(before, after) == learning
+    if "prefix" not in learning:
+        changed = {
+            name for name in before if name.startswith("decoder.") and not torch.equal(before[name], after[name])
+        }
+        assert all("embed" in name or "lm_head" in name for name in changed)
+
+
+def test_micro_batches_give_what_one_batch_gives(tmp_path):
+    """Every picture has one region and every answer as many tokens, so that a mean of means is the mean."""
+    write_dataset(tmp_path, words=("ab", "cd", "ef"))
+    options = ["train.trainable=[decoder]", "train.global_batch_size=8", "train.gradient_clip=0"]
+    ends = []
+    for size in (8, 2, 1):
+        folder = run(recipe_of(tmp_path, *options, f"train.device_batch_size={size}"), tmp_path / "runs")
+        assert logged(folder)[-1]["step"] == "2"
+        ends.append(weights(folder))
+    start = weights_before(recipe_of(tmp_path))
+    assert max((ends[0][name] - start[name]).abs().max() for name in start) > 1e-3
+    for other in ends[1:]:
+        for name, value in ends[0].items():
+            torch.testing.assert_close(other[name], value, rtol=0, atol=1e-5, msg=name)
+
+
+def test_a_global_batch_that_no_accumulation_reaches(tmp_path):
+    write_dataset(tmp_path)
+    recipe = recipe_of(tmp_path, "train.global_batch_size=12")
+    assert accumulation(recipe, 1) == 3 and accumulation(recipe, 3) == 1
+    with pytest.raises(RecipeError, match="global_batch_size=12 is no multiple of device_batch_size 4 times 2 devices"):
+        accumulation(recipe, 2)
+
+
+def test_steps_follow_from_epochs_where_they_are_not_given(tmp_path):
+    write_dataset(tmp_path)
+    recipe = recipe_of(tmp_path, "train.max_steps=null", "train.epochs=1.5")
+    assert planned_steps(recipe, 10) == 4 and planned_steps(recipe, 1) == 1
+    assert planned_steps(recipe_of(tmp_path), 10) == 3
+
+
+def test_broken_samples_are_left_out_and_listed(tmp_path):
+    write_dataset(tmp_path, good=6, missing=2)
+    said = []
+    folder = fit(recipe_of(tmp_path, "train.max_steps=4"), tmp_path / "runs", say=said.append)
+    listed = [json.loads(line) for line in (folder / "broken_samples.jsonl").read_text().splitlines()]
+    assert {entry["source"] for entry in listed} == {"train.jsonl:7", "train.jsonl:8"} and len(listed) == 2
+    assert all("does not exist" in entry["reason"] for entry in listed)
+    # Two passes over eight samples.
+    assert "16 samples read, 4 of them broken and left out (25.00%)" in said[-1]
+
+
+def test_too_many_broken_samples_end_the_run(tmp_path):
+    write_dataset(tmp_path, good=3, missing=5)
+    with pytest.raises(TooManyBrokenSamples, match=r"train.jsonl:[4-8]") as caught:
+        run(recipe_of(tmp_path, "train.max_steps=40"), tmp_path / "runs")
+    assert "data.max_broken_share" in str(caught.value)
+    folder = tmp_path / "runs" / "tiny"
+    assert (folder / "broken_samples.jsonl").exists() and not (folder / "model").exists()
+
+
+def batch_of(answers: list[str], has_target: bool) -> RegionBatch:
+    points, labels = torch.tensor([[[8.0, 8.0], [40.0, 40.0]]]), torch.tensor([[2, 3]])
+    masks = torch.zeros(1, 1, 16, 16)
+    asked = Questions(
+        torch.zeros(len(answers), dtype=torch.long),
+        ["what?"] * len(answers),
+        answers,
+        ["caption"] * len(answers),
+        ["zh"] * len(answers),
+    )
+    prompts = PromptBatch(points, labels, masks, torch.tensor([False]))
+    images = torch.zeros(1, 3, 64, 64, dtype=torch.uint8)
+    return RegionBatch(images, torch.tensor([0]), prompts, asked, masks, torch.tensor([has_target]))
+
+
+def test_a_batch_that_teaches_nothing_is_refused(tmp_path):
+    write_dataset(tmp_path)
+    recipe = recipe_of(tmp_path)
+    task = RegionTrainer(recipe, RegionVLM.from_recipe(recipe), max_steps=1)
+    with pytest.raises(PamKitError, match="no supervised token: task caption, language zh.*pam-kit data check"):
+        task.training_step((batch_of(["cup", " \n"], True), []), 0)
+    with pytest.raises(PamKitError, match="neither texts nor masks; check data.tasks and data.languages"):
+        task.training_step((batch_of([], False), []), 0)
+    assert task.training_step((None, []), 0) is None
+
+
+def test_the_decoder_answers_as_many_questions_as_it_is_given(tmp_path):
+    write_dataset(tmp_path)
+    losses = {}
+    for limit in ("null", "1", "2"):
+        recipe = recipe_of(tmp_path, f"train.decoder_questions={limit}")
+        torch.manual_seed(0)
+        task = RegionTrainer(recipe, RegionVLM.from_recipe(recipe), max_steps=1)
+        task.model.decoder.learn_vocabulary(["ab cd ef"])
+        for answers in (["ab"], ["ab", "cd ef"]):
+            losses[limit, len(answers)] = task.training_step((batch_of(answers, True), []), 0).item()
+    assert losses["1", 1] == losses["1", 2] == losses["null", 1]
+    assert losses["2", 2] == losses["null", 2] != losses["null", 1]
+
+
+def test_a_loss_that_is_no_number_ends_the_run(tmp_path):
+    write_dataset(tmp_path)
+    recipe = recipe_of(tmp_path, "train.learning_rate=1e30", "train.warmup_ratio=0")
+    with pytest.raises(PamKitError, match=r"the loss is (nan|inf) at step \d+: text .*Lower train.learning_rate"):
+        run(recipe, tmp_path / "runs")
+
+
+@pytest.fixture
+def stopped_run(tmp_path, monkeypatch):
+    """A run of 7 steps, a checkpoint every 2, that stops in the sixth; and its recipe."""
+    write_dataset(tmp_path, words=("ab", "cde", "f"))
+    recipe = recipe_of(
+        tmp_path, EVERYTHING, "train.max_steps=7", "train.checkpoint_every=2", "train.device_batch_size=2"
+    )
+    original = RegionTrainer.training_step
+
+    def stop_at_five(task, packet, index):
+        if task.global_step == 5:
+            raise KeyboardInterrupt
+        return original(task, packet, index)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RegionTrainer, "training_step", stop_at_five)
+        with pytest.raises((KeyboardInterrupt, SystemExit)):
+            run(recipe, tmp_path / "runs")
+    return recipe, tmp_path / "runs" / "tiny"
+
+
+def test_a_resumed_run_ends_where_an_uninterrupted_one_does(stopped_run, tmp_path):
+    recipe, stopped = stopped_run
+    assert not (stopped / "model").exists()
+    assert [path.name for path in (stopped / "checkpoints").iterdir()] == ["step=4.ckpt"]
+    resumed = run(recipe, tmp_path / "runs", resume=True)
+    assert resumed == stopped
+    through = run(recipe, tmp_path / "through")
+    assert [row["step"] for row in logged(resumed)] == ["0", "1", "2", "3", "4"]
+    assert [row["step"] for row in logged(resumed, "logs-2")] == ["4", "5", "6"]
+    assert [row["step"] for row in logged(through)] == [str(step) for step in range(7)]
+    expected, found = weights(through), weights(resumed)
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, rtol=0, atol=1e-6, msg=name)
+
+
+def test_there_must_be_something_to_resume(tmp_path):
+    write_dataset(tmp_path)
+    with pytest.raises(CheckpointError, match="nothing to resume: no run of tiny under .*runs has a checkpoint"):
+        run(recipe_of(tmp_path), tmp_path / "runs", resume=True)
+
+
+def test_no_run_overwrites_another(tmp_path):
+    folders = [new_run_folder(tmp_path / "runs", "tiny") for _ in range(3)]
+    assert [folder.name for folder in folders] == ["tiny", "tiny-2", "tiny-3"]
+    (tmp_path / "runs" / "other").write_text("a file of that name")
+    assert new_run_folder(tmp_path / "runs", "other").name == "other-2"
+
+
+def test_the_newest_run_of_just_that_name_is_resumed(tmp_path):
+    for age, name in enumerate(["tiny-2", "tiny", "tiny-3", "tiny-large", "tiny-4"]):
+        checkpoints = tmp_path / name / "checkpoints"
+        (checkpoints if name != "tiny-4" else checkpoints.parent).mkdir(parents=True)
+        os.utime(tmp_path / name, (1000 + age, 1000 + age))
+    assert newest_run_folder(tmp_path, "tiny").name == "tiny-3"
