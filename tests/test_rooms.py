@@ -1,4 +1,4 @@
-"""The house's rules, held by reading the sources: who may import whom, no circles, no heavy files, no catch-all names."""
+"""The rules of the house, read off the sources: who may import whom, no circles, no heavy files, no catch-all names."""
 
 import ast
 from collections.abc import Iterator

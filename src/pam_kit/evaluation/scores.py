@@ -52,6 +52,7 @@ class SplitScores:
         for truth, predicted in zip(truths, predictions, strict=True):
             self._add_region(truth, predicted)
         self._add_pairs(truths, predictions)
+        self._add_guesses(truths)
 
     def table(self) -> dict[str, dict[str, float]]:
         """name -> mean, standard error, count; majority classes beside what they are the floor of."""
@@ -109,6 +110,14 @@ class SplitScores:
                 if i != j and first and second and first != second and said[j] is not None:
                     self.scores["moved prompt: follows"].add(said[j] == second)
                     self.scores["moved prompt: stays"].add(said[j] == first)
+
+    def _add_guesses(self, truths: list[Region]) -> None:
+        """What the best single answer for the whole picture would score: the ceiling of whoever ignores the prompt."""
+        for name, keys in (("label", ("label",)), ("label and colour", ("label", "colour"))):
+            facts = [tuple(t.attributes[key] for key in keys) for t in truths if all(key in t.attributes for key in keys)]
+            commonest = max(Counter(facts).values(), default=0)
+            for i in range(len(facts)):
+                self.scores[f"one answer a picture: {name}"].add(i < commonest)
 
 
 def iou(predicted: np.ndarray, truth: np.ndarray) -> float:

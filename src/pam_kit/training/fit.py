@@ -6,7 +6,7 @@ from pathlib import Path
 
 import lightning
 import torch
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint, TQDMProgressBar
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 from torch.utils.data import DataLoader
 
@@ -20,6 +20,7 @@ from pam_kit.model import RegionVLM
 from pam_kit.registry import find
 from pam_kit.sections import Recipe
 from pam_kit.training.module import RegionTrainer
+from pam_kit.training.progress import TrainingBar, hush
 from pam_kit.training.run_folder import (
     log_name,
     new_run_folder,
@@ -36,6 +37,7 @@ def fit(recipe: Recipe, root: Path, resume: bool = False, say=print) -> Path:
         root: folder of runs; the run is ``root/<name>`` or, where that exists, ``root/<name>-2`` and so on.
         resume: go on with the newest run of that name from its last checkpoint.
     """
+    hush()
     lightning.seed_everything(recipe.seed, workers=True, verbose=False)
     if recipe.train.num_threads:
         torch.set_num_threads(recipe.train.num_threads)
@@ -132,7 +134,7 @@ def _trainer(recipe: Recipe, folder: Path, max_steps: int, ledger: BrokenLedger)
         logger=CSVLogger(folder, name="", version=log_name(folder)),
         callbacks=[
             BrokenSampleWatch(ledger),
-            TQDMProgressBar(refresh_rate=section.log_every),
+            TrainingBar(refresh_rate=section.log_every),
             ModelCheckpoint(folder / "checkpoints", filename="{step}", every_n_train_steps=section.checkpoint_every),
         ],
         use_distributed_sampler=False,

@@ -1,0 +1,34 @@
+"""What a person sees while a run goes on: one bar, and none of the trainer's chatter."""
+
+import logging
+import warnings
+
+from lightning.pytorch.callbacks import TQDMProgressBar
+
+# Remarks of the trainer that hold for every run of this kit and ask for nothing.
+_NO_NEWS = (
+    r".*module\(s\) in eval mode at the start of training.*",  # frozen parts are
+    r".*is smaller than the logging interval.*",
+    r".*does not have many workers.*",
+    r".*treespec, LeafSpec.*",
+    r".*`training_step` returned `None`.*",
+)
+
+
+class TrainingBar(TQDMProgressBar):
+    """Steps done and to come, and the loss."""
+
+    def on_train_epoch_start(self, trainer, *_) -> None:
+        super().on_train_epoch_start(trainer)
+        self.train_progress_bar.set_description("training")
+
+    def get_metrics(self, trainer, pl_module) -> dict:
+        return {name: value for name, value in super().get_metrics(trainer, pl_module).items() if name != "v_num"}
+
+
+def hush() -> None:
+    """Keep the trainer's announcements and the remarks above off the screen; warnings of any other kind stay."""
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for message in _NO_NEWS:
+        warnings.filterwarnings("ignore", message=message)
