@@ -4,6 +4,8 @@ from typing import Literal
 
 from transformers import PreTrainedTokenizerBase
 
+from pam_kit.errors import PamKitError
+
 ChatTemplate = Literal["chatml", "native", "plain"]
 SYSTEM_MESSAGE = "You are a helpful assistant."
 _REGION_MARK = "<region-goes-here>"
@@ -22,7 +24,7 @@ def chat_pieces(tokenizer: PreTrainedTokenizerBase, template: ChatTemplate, ques
             f"\n{question}<|im_end|>\n<|im_start|>assistant\n",
         )
     if not tokenizer.chat_template:
-        raise ValueError("this tokenizer has no chat template of its own; use decoder.template=chatml or plain")
+        raise PamKitError("this tokenizer has no chat template of its own; use decoder.template=chatml or plain")
     messages = [
         {"role": "system", "content": SYSTEM_MESSAGE},
         {"role": "user", "content": f"{_REGION_MARK}\n{question}"},
@@ -37,8 +39,8 @@ def end_of_answer(tokenizer: PreTrainedTokenizerBase, template: ChatTemplate) ->
     if template == "chatml":
         end = tokenizer.convert_tokens_to_ids("<|im_end|>")
         if end is None or end == tokenizer.unk_token_id:
-            raise ValueError("this tokenizer has no <|im_end|>; use decoder.template=native or plain")
+            raise PamKitError("this tokenizer has no <|im_end|>; use decoder.template=native or plain")
         return end
     if tokenizer.eos_token_id is None:
-        raise ValueError("this tokenizer has no end-of-text token, so an answer could never end")
+        raise PamKitError("this tokenizer has no end-of-text token, so an answer could never end")
     return tokenizer.eos_token_id

@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pam_kit.errors import RecipeError
+
 
 class FourierPositions(nn.Module):
     """Random Fourier features of the cell centres of a grid.
@@ -34,9 +36,11 @@ class Attention(nn.Module):
         super().__init__()
         inner = embed_dim // downsample
         if embed_dim % downsample or inner % num_heads:
-            raise ValueError(
-                f"attention of width {embed_dim} / {downsample} cannot be split into {num_heads} heads; "
-                "choose num_heads so that it divides the width"
+            raise RecipeError(
+                [
+                    f"attention of width {embed_dim} / {downsample} cannot be split into {num_heads} heads; "
+                    "choose num_heads so that it divides the width"
+                ]
             )
         self.num_heads = num_heads
         self.query, self.key, self.value = (nn.Linear(embed_dim, inner) for _ in range(3))

@@ -5,6 +5,7 @@ from typing import Literal
 from torch import nn
 
 from pam_kit.contracts import PerceivedTokens, ProjectedTokens, Projector
+from pam_kit.errors import RecipeError
 from pam_kit.kernels.shuffle_project import merge_neighbours
 from pam_kit.registry import register
 
@@ -39,4 +40,11 @@ class PixelShuffleMlp(Projector):
         return ProjectedTokens(visual=self.visual(merged), semantic=self.semantic(tokens.semantic))
 
     def num_visual_tokens(self, grid: tuple[int, int]) -> int:
+        if grid[0] % self.ratio or grid[1] % self.ratio:
+            raise RecipeError(
+                [
+                    f"projector.ratio {self.ratio} does not divide the feature grid of {grid[0]}x{grid[1]}; "
+                    "choose another ratio or backbone.image_size"
+                ]
+            )
         return grid[0] * grid[1] // self.ratio**2

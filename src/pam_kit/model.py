@@ -58,6 +58,7 @@ class RegionVLM(nn.Module):
     def __init__(self, backbone: VisionBackbone, perceiver: Perceiver, projector: Projector, decoder: Decoder):
         super().__init__()
         self.backbone, self.perceiver, self.projector, self.decoder = backbone, perceiver, projector, decoder
+        projector.num_visual_tokens(backbone.grid)  # raises where the two do not fit
         self.prefix = RegionPrefix(decoder.embed_dim, has_semantic=perceiver.num_semantic_tokens > 0)
 
     @classmethod

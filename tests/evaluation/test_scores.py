@@ -50,6 +50,7 @@ def micro_scores(order) -> dict[str, dict[str, float]]:
 def test_perfect_predictions_score_one():
     table = micro_scores(list)
     floors = {"majority label", "majority colour", "moved prompt: stays"}
+    floors |= {"one answer a picture: label", "one answer a picture: label and colour"}
     assert {name: row["mean"] for name, row in table.items() if name not in floors} == dict.fromkeys(
         table.keys() - floors, 1.0
     )
@@ -154,6 +155,8 @@ def test_attributes_are_read_off_the_caption():
         # The texture is a fact, but the reference does not state it.
         "caption label and colour en": (2 / 4, 4),
         "majority colour": (1.0, 4),
+        "one answer a picture: label": (1.0, 4),
+        "one answer a picture: label and colour": (1.0, 4),
     }
 
 
@@ -175,6 +178,19 @@ def test_the_majority_is_the_floor():
     scores.add_picture(labelled("cup", "key", "cup", "Cup"), saying("x", "x", "x", "x"))
     row = scores.table()["majority label"]
     assert (row["mean"], row["n"]) == (3 / 4, 4) and math.isnan(row["se"])
+
+
+def test_one_answer_for_a_whole_picture_by_hand():
+    """Two cups and a key, two of the three red, none like another: "cup" is right twice, "red cup" once."""
+    facts = [("cup", "red"), ("cup", "blue"), ("key", "red")]
+    truths = [Region(str(i), attributes={"label": label, "colour": colour}) for i, (label, colour) in enumerate(facts)]
+    scores = SplitScores()
+    scores.add_picture(truths, [prediction({})] * 3)
+    scores.add_picture(truths[2:], [prediction({})])
+    table = scores.table()
+    row = table["one answer a picture: label"]
+    assert (row["mean"], row["n"]) == (3 / 4, 4)
+    assert table["one answer a picture: label and colour"]["mean"] == 2 / 4
 
 
 def test_regions_and_predictions_must_match():

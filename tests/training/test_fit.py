@@ -2,7 +2,6 @@
 
 import csv
 import json
-import os
 from importlib.metadata import version
 
 import lightning
@@ -12,7 +11,6 @@ import torch
 import yaml
 from PIL import Image
 
-from pam_kit.contracts import PromptBatch, Questions, RegionBatch
 from pam_kit.data.broken import TooManyBrokenSamples
 from pam_kit.data.masks import encode_rle
 from pam_kit.errors import CheckpointError, PamKitError, RecipeError
@@ -21,7 +19,6 @@ from pam_kit.recipe import load_recipe
 from pam_kit.sections import TRAINABLE_PARTS
 from pam_kit.training.fit import accumulation, fit, planned_steps
 from pam_kit.training.module import RegionTrainer
-from pam_kit.training.run_folder import new_run_folder, newest_run_folder
 
 TINY = {
     "name": "tiny",
@@ -279,46 +276,6 @@ def test_too_many_broken_samples_end_the_run(tmp_path):
     assert (folder / "broken_samples.jsonl").exists() and not (folder / "model").exists()
 
 
-def batch_of(answers: list[str], has_target: bool) -> RegionBatch:
-    points, labels = torch.tensor([[[8.0, 8.0], [40.0, 40.0]]]), torch.tensor([[2, 3]])
-    masks = torch.zeros(1, 1, 16, 16)
-    asked = Questions(
-        torch.zeros(len(answers), dtype=torch.long),
-        ["what?"] * len(answers),
-        answers,
-        ["caption"] * len(answers),
-        ["zh"] * len(answers),
-    )
-    prompts = PromptBatch(points, labels, masks, torch.tensor([False]))
-    images = torch.zeros(1, 3, 64, 64, dtype=torch.uint8)
-    return RegionBatch(images, torch.tensor([0]), prompts, asked, masks, torch.tensor([has_target]))
-
-
-def test_a_batch_that_teaches_nothing_is_refused(tmp_path):
-    write_dataset(tmp_path)
-    recipe = recipe_of(tmp_path)
-    task = RegionTrainer(recipe, RegionVLM.from_recipe(recipe), max_steps=1)
-    with pytest.raises(PamKitError, match="no supervised token: task caption, language zh.*pam-kit data check"):
-        task.training_step((batch_of(["cup", " \n"], True), []), 0)
-    with pytest.raises(PamKitError, match="neither texts nor masks; check data.tasks and data.languages"):
-        task.training_step((batch_of([], False), []), 0)
-    assert task.training_step((None, []), 0) is None
-
-
-def test_the_decoder_answers_as_many_questions_as_it_is_given(tmp_path):
-    write_dataset(tmp_path)
-    losses = {}
-    for limit in ("null", "1", "2"):
-        recipe = recipe_of(tmp_path, f"train.decoder_questions={limit}")
-        torch.manual_seed(0)
-        task = RegionTrainer(recipe, RegionVLM.from_recipe(recipe), max_steps=1)
-        task.model.decoder.learn_vocabulary(["ab cd ef"])
-        for answers in (["ab"], ["ab", "cd ef"]):
-            losses[limit, len(answers)] = task.training_step((batch_of(answers, True), []), 0).item()
-    assert losses["1", 1] == losses["1", 2] == losses["null", 1]
-    assert losses["2", 2] == losses["null", 2] != losses["null", 1]
-
-
 def test_a_loss_that_is_no_number_ends_the_run(tmp_path):
     write_dataset(tmp_path)
     recipe = recipe_of(tmp_path, "train.learning_rate=1e30", "train.warmup_ratio=0")
@@ -366,18 +323,3 @@ def test_there_must_be_something_to_resume(tmp_path):
     write_dataset(tmp_path)
     with pytest.raises(CheckpointError, match="nothing to resume: no run of tiny under .*runs has a checkpoint"):
         run(recipe_of(tmp_path), tmp_path / "runs", resume=True)
-
-
-def test_no_run_overwrites_another(tmp_path):
-    folders = [new_run_folder(tmp_path / "runs", "tiny") for _ in range(3)]
-    assert [folder.name for folder in folders] == ["tiny", "tiny-2", "tiny-3"]
-    (tmp_path / "runs" / "other").write_text("a file of that name")
-    assert new_run_folder(tmp_path / "runs", "other").name == "other-2"
-
-
-def test_the_newest_run_of_just_that_name_is_resumed(tmp_path):
-    for age, name in enumerate(["tiny-2", "tiny", "tiny-3", "tiny-large", "tiny-4"]):
-        checkpoints = tmp_path / name / "checkpoints"
-        (checkpoints if name != "tiny-4" else checkpoints.parent).mkdir(parents=True)
-        os.utime(tmp_path / name, (1000 + age, 1000 + age))
-    assert newest_run_folder(tmp_path, "tiny").name == "tiny-3"

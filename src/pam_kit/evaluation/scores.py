@@ -114,7 +114,8 @@ class SplitScores:
     def _add_guesses(self, truths: list[Region]) -> None:
         """What the best single answer for the whole picture would score: the ceiling of whoever ignores the prompt."""
         for name, keys in (("label", ("label",)), ("label and colour", ("label", "colour"))):
-            facts = [tuple(t.attributes[key] for key in keys) for t in truths if all(key in t.attributes for key in keys)]
+            known = [truth.attributes for truth in truths if all(key in truth.attributes for key in keys)]
+            facts = [tuple(attributes[key] for key in keys) for attributes in known]
             commonest = max(Counter(facts).values(), default=0)
             for i in range(len(facts)):
                 self.scores[f"one answer a picture: {name}"].add(i < commonest)
