@@ -1,4 +1,4 @@
-"""The examples of CONTRIBUTING.md run as they stand there, as a third party's package that registers by entry points."""
+"""The examples of CONTRIBUTING.md run as they stand there, as a package that registers by entry points."""
 
 import re
 import sys

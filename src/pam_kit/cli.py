@@ -30,8 +30,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def fit(options: argparse.Namespace) -> None:
     recipe = _recipe(options)
     from pam_kit.training.fit import fit as run_fit
+    from pam_kit.training.fit import is_first_process
 
     folder = run_fit(recipe, Path(options.out), resume=options.resume)
+    if not is_first_process():
+        return
     print(f"model: {folder / 'model'}")
     if recipe.evaluate.splits and not options.no_evaluate:
         _evaluate(recipe, str(folder), folder)
@@ -44,6 +47,7 @@ def evaluate(options: argparse.Namespace) -> None:
 
 
 def predict(options: argparse.Namespace) -> None:
+    options.image = options.image or _image_behind_points(options.point)
     picture = _overlay_path(options)
     from pam_kit.inference.predictor import RegionPredictor, as_array
     from pam_kit.inference.prompt_options import prompts_from_options
@@ -133,6 +137,13 @@ def _evaluate(recipe, checkpoint: str, folder: Path) -> None:
     print(f"scores: {folder / 'scores.md'}; pictures: {folder / 'pictures'}")
 
 
+def _image_behind_points(groups: list[list[str]]) -> str:
+    """The picture of ``--point 10,20 photo.jpg``, where it stands behind the points like one of them."""
+    if groups and len(groups[-1]) > 1 and Path(groups[-1][-1]).is_file():
+        return groups[-1].pop()
+    raise PamKitError("which picture? give a file, as in pam-kit predict photo.jpg --checkpoint RUN --point 10,20")
+
+
 def _overlay_path(options: argparse.Namespace) -> Path:
     """Where the overlay goes, looked at before anything is computed."""
     path = Path(options.out or f"{Path(options.image).stem}_regions.png")
@@ -207,7 +218,7 @@ def _evaluate_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _predict_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("image", metavar="IMAGE", help="a picture file")
+    parser.add_argument("image", nargs="?", metavar="IMAGE", help="a picture file")
     parser.add_argument("--checkpoint", required=True, metavar="RUN", help="a run folder, for example runs/pam_tiny")
     parser.add_argument(
         "--box", action="append", default=[], metavar="X1,Y1,X2,Y2", help="a region by its box; repeatable"

@@ -31,7 +31,7 @@ def interpolate(root: Marked, problems: Problems) -> None:
 
 def _resolve(root: Marked, leaves: list[tuple[Marked, _Path]], problems: Problems) -> None:
     from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
+    from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
     config = OmegaConf.create(_without_broken(root))
     for node, path in leaves:
@@ -43,7 +43,9 @@ def _resolve(root: Marked, leaves: list[tuple[Marked, _Path]], problems: Problem
             wrong = _unfit_inside_text(node.value, config)
         except OmegaConfBaseException as error:
             reason = str(error).partition("\n")[0]
-            if not (problems.incomplete and "not found" in reason):
+            # A value that is still missing is reported where it is missing, once.
+            reported = isinstance(error, MissingMandatoryValue) or "MissingMandatoryValue" in reason
+            if not (reported or (problems.incomplete and "not found" in reason)):
                 problems.add(node.place, _key(path), f"{node.value}: {reason}")
             value, wrong = BROKEN, ""
         if wrong:

@@ -1,6 +1,7 @@
 """A recipe becomes a run folder with a trained model in it."""
 
 import math
+import os
 from functools import partial
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import lightning
 import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.utilities import rank_zero_only
 from torch.utils.data import DataLoader
 
 from pam_kit.checkpoints import save_model, start_from
@@ -25,9 +27,13 @@ from pam_kit.training.run_folder import (
     log_name,
     new_run_folder,
     newest_run_folder,
+    parameter_lines,
     parts_table,
     write_provenance,
 )
+
+# How the processes that Lightning starts find the run folder of the first one.
+_RUN_FOLDER = "PAM_KIT_RUN_FOLDER"
 
 
 def fit(recipe: Recipe, root: Path, resume: bool = False, say=print) -> Path:
@@ -50,20 +56,36 @@ def fit(recipe: Recipe, root: Path, resume: bool = False, say=print) -> Path:
         model.decoder.learn_vocabulary(dataset.texts())
     max_steps = planned_steps(recipe, len(dataset))
     task = RegionTrainer(recipe, model, max_steps)
-    folder = newest_run_folder(root, recipe.name) if resume else new_run_folder(root, recipe.name)
+    folder = newest_run_folder(root, recipe.name) if resume else _shared_run_folder(root, recipe.name)
     checkpoint = _last_checkpoint(folder) if resume else None
-    write_provenance(folder, recipe)
-    table = parts_table(task.parts)
-    (folder / "parameters.txt").write_text("\n".join(table) + "\n", encoding="utf-8")
-    say("\n".join([*table, f"{max_steps} steps of {recipe.train.global_batch_size} pictures -> {folder}"]))
+    if is_first_process():
+        write_provenance(folder, recipe)
+        table = parts_table(task.parts)
+        (folder / "parameters.txt").write_text("\n".join([*table, "", *parameter_lines(model)]), encoding="utf-8")
+        say("\n".join([*table, f"{max_steps} steps of {recipe.train.global_batch_size} pictures -> {folder}"]))
     ledger = BrokenLedger(folder, recipe.data.max_broken_share, len(dataset))
     trainer = _trainer(recipe, folder, max_steps, ledger)
     start = _start_position(checkpoint, recipe)
     loader = training_loader(dataset, recipe, Geometry.of(model.backbone), trainer, start)
     trainer.fit(task, loader, ckpt_path=checkpoint, weights_only=True)
-    say(ledger.close())
     if trainer.is_global_zero:
+        say(ledger.close())
         save_model(folder, model, recipe)
+    return folder
+
+
+def is_first_process() -> bool:
+    """Whether this is the process of a distributed run that speaks and writes; true in a run of one process."""
+    return rank_zero_only.rank == 0
+
+
+def _shared_run_folder(root: Path, name: str) -> Path:
+    """A new folder, made by the first process; the others learn its name from their environment or, under torchrun
+    and SLURM, are told at the start of training."""
+    if not is_first_process():
+        return Path(os.environ.get(_RUN_FOLDER, root / name))
+    folder = new_run_folder(root, name)
+    os.environ[_RUN_FOLDER] = str(folder)
     return folder
 
 
@@ -112,6 +134,9 @@ class BrokenSampleWatch(Callback):
 
     def __init__(self, ledger: BrokenLedger):
         self.ledger = ledger
+
+    def on_fit_start(self, trainer, module):
+        self.ledger.file = trainer.strategy.broadcast(self.ledger.file)
 
     def on_train_batch_start(self, trainer, module, packet, index):
         batch, broken = packet

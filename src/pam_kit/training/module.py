@@ -39,6 +39,7 @@ class RegionTrainer(lightning.LightningModule):
         _refuse_unsupervised(batch)
         losses = self._losses(batch)
         if not losses:
+            self._refuse_idleness()
             return None
         loss = weighted_sum(losses, self.recipe.train.loss)
         if not torch.isfinite(loss):
@@ -68,6 +69,13 @@ class RegionTrainer(lightning.LightningModule):
                 asked = batch.questions if limit is None else batch.questions.first_of_each_region(limit)
                 losses["text"] = model.decoder(model.prefix(tokens), asked).loss
         return losses
+
+    def _refuse_idleness(self) -> None:
+        if self._joined("perceiver") and self._joined("decoder"):
+            raise PamKitError(
+                "no loss reaches a part that learns: the backbone is frozen and train.loss.text and "
+                "train.loss.alignment are 0, or the samples have no texts of data.tasks and data.languages"
+            )
 
     def _joined(self, part: str) -> bool:
         return self.global_step >= self.recipe.train.join_at.get(part, 0.0) * self.max_steps

@@ -64,7 +64,8 @@ def _memory(recipe: Recipe, model: RegionVLM, trained: int) -> dict[str, float]:
     half = recipe.train.precision in ("auto", "bf16-mixed", "16-mixed", "bf16-true", "16-true")
     weights = sum(p.numel() * p.element_size() for p in model.parameters())
     visual, semantic = model.tokens_per_region()
-    sequences = recipe.train.device_batch_size * recipe.data.regions_per_image * recipe.data.questions_per_region
+    questions = min(recipe.data.questions_per_region, recipe.train.decoder_questions or 10**9)
+    sequences = recipe.train.device_batch_size * recipe.data.regions_per_image * questions
     tokens = sequences * (visual + semantic + ASSUMED_TEXT_TOKENS)
     layers = getattr(getattr(getattr(model.decoder, "lm", None), "config", None), "num_hidden_layers", 1)
     activations = tokens * layers * model.decoder.embed_dim * ACTIVATION_BYTES * (1 if half else 2)

@@ -12,6 +12,9 @@ _NO_NEWS = (
     r".*does not have many workers.*",
     r".*treespec, LeafSpec.*",
     r".*`training_step` returned `None`.*",
+    # It is: positions go on from the step of the checkpoint.
+    r".*dataloader.* is not resumable.*",
+    r".*Checkpoint directory .* exists and is not empty.*",
 )
 
 

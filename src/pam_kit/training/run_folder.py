@@ -10,6 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from pam_kit.errors import CheckpointError
 from pam_kit.recipe import resolved_yaml
@@ -84,6 +85,14 @@ def parts_table(parts: list[PartReport]) -> list[str]:
         lines.append(f"{report.part:<12}{report.kind:<22}{state:>14}{report.total:>16,}")
     lines.append(f"{'':<34}{sum(r.trained for r in parts):>14,}{sum(r.total for r in parts):>16,}")
     return lines
+
+
+def parameter_lines(model: nn.Module) -> list[str]:
+    """Every parameter by name: trained or frozen, and its shape."""
+    return [
+        f"{'trained' if parameter.requires_grad else 'frozen':<9}{name} {tuple(parameter.shape)}"
+        for name, parameter in model.named_parameters()
+    ]
 
 
 def _git_commit() -> str | None:

@@ -51,7 +51,7 @@ def keep_frozen_parts_in_eval(model: nn.Module) -> None:
 
 
 def parameter_groups(model: nn.Module, section: TrainSection) -> list[dict]:
-    """AdamW groups: one per part and kind; biases, norms and embeddings of tokens are not decayed."""
+    """AdamW groups: one per part and kind; vectors (biases, norms, separators) are not decayed."""
     groups = []
     for name in TRAINABLE_PARTS:
         learning = [p for p in getattr(model, name).parameters() if p.requires_grad]
