@@ -23,6 +23,8 @@ _NO_LABEL = -100
 _CONFIG_FOLDER = "language_model"
 # As sharp as contrastive image-text models use; the tokens have to choose their words.
 ALIGNMENT_TEMPERATURE = 0.07
+# A batch is split by length when that leaves at most this share of its positions.
+WORTH_SPLITTING = 0.85
 
 
 # The sizes stand here so that a recipe can be planned before the weights are at hand.
@@ -131,30 +133,44 @@ class CausalLM(Decoder):
 
     def forward(self, prefix: Tensor, questions: Questions) -> TextLoss:
         pieces = [self._text_ids(q, a) for q, a in zip(questions.questions, questions.answers, strict=True)]
-        embeddings, before = self._embed(prefix, questions, [ids for ids, _ in pieces])
+        order, sums, counts = [], [], []
+        for rows in _like_lengths([len(ids) for ids, _ in pieces], prefix.shape[1]):
+            group_sums, group_counts = self._losses(prefix, questions.region_index[rows], [pieces[i] for i in rows])
+            order += rows
+            sums.append(group_sums)
+            counts.append(group_counts)
+        place = torch.tensor(order, device=prefix.device).argsort()
+        total, tokens = torch.cat(sums)[place], torch.cat(counts)[place]
+        return TextLoss(loss=total.sum() / tokens.sum(), per_question=total / tokens, num_tokens=tokens.sum())
+
+    def _losses(self, prefix: Tensor, region_index: Tensor, pieces: list[tuple[Tensor, Tensor]]):
+        """Summed loss and number of supervised tokens of some questions, (q,) each."""
+        embeddings, before = self._embed(prefix, region_index, [ids for ids, _ in pieces])
         labels = pad_sequence([labels for _, labels in pieces], True, _NO_LABEL).to(prefix.device)
         first_text = before + prefix.shape[1]
         supervised = torch.zeros(embeddings.shape[:2], dtype=torch.bool, device=prefix.device)
         supervised[:, first_text - 1 : -1] = labels != _NO_LABEL  # position i predicts token i + 1
         losses = F.cross_entropy(self._logits_at(embeddings, supervised), labels[labels != _NO_LABEL], reduction="none")
-        counts = supervised.sum(1)
-        per_question = losses.new_zeros(len(counts)).index_add(0, supervised.nonzero()[:, 0], losses) / counts
-        return TextLoss(loss=losses.mean(), per_question=per_question, num_tokens=counts.sum())
+        sums = losses.new_zeros(len(pieces)).index_add(0, supervised.nonzero()[:, 0], losses)
+        return sums, supervised.sum(1)
 
     def align(self, tokens: Tensor, questions: Questions) -> Tensor:
         ids = [self._ids(answer) for answer in questions.answers]
         rows = torch.cat([torch.full_like(words, i) for i, words in enumerate(ids)]).to(tokens.device)
         table = F.normalize(self.lm.get_input_embeddings().weight.float(), dim=-1)
         similarity = F.normalize(tokens.float(), dim=-1) @ table.T / ALIGNMENT_TEMPERATURE  # (R, N, V)
-        said = similarity.softmax(-1).mean(1)[questions.region_index[rows], torch.cat(ids).to(tokens.device)]
-        return -said.clamp_min(1e-9).log().mean()
+        words = torch.cat(ids).to(tokens.device)
+        said = similarity.softmax(-1).mean(1)[questions.region_index[rows], words]
+        # A word that many answers hold tells little about a region: all distinct words weigh the same together.
+        weights = 1 / words.bincount(minlength=len(table))[words]
+        return -(weights * said.clamp_min(1e-9).log()).sum() / weights.sum()
 
     @torch.inference_mode()
     def generate(self, prefix: Tensor, questions: Questions, max_new_tokens: int) -> list[GeneratedText]:
         if not len(questions):
             return []
         texts = [self._ids(chat_pieces(self._ready_tokenizer(), self.template, q)[1]) for q in questions.questions]
-        embeddings, before = self._embed(prefix, questions, texts)
+        embeddings, before = self._embed(prefix, questions.region_index, texts)
         lengths = torch.tensor([len(ids) for ids in texts], device=prefix.device) + before + prefix.shape[1]
         embeddings, mask = _left_padded(embeddings, lengths)
         output = self.lm.generate(
@@ -184,12 +200,12 @@ class CausalLM(Decoder):
         text = self._ready_tokenizer().decode(ids[:stop], skip_special_tokens=True).strip()
         return GeneratedText(text=text, score=float(log_probabilities[:stop].mean().exp()))
 
-    def _embed(self, prefix: Tensor, questions: Questions, texts: list[Tensor]) -> tuple[Tensor, int]:
+    def _embed(self, prefix: Tensor, region_index: Tensor, texts: list[Tensor]) -> tuple[Tensor, int]:
         """[before | region | text] of every question, right-padded: (Q, L, D), and the length of ``before``."""
         words = self.lm.get_input_embeddings()
         before = self._ids(chat_pieces(self._ready_tokenizer(), self.template, "")[0]).to(prefix.device)
         text = words(pad_sequence(texts, True, self._pad).to(prefix.device))
-        regions = prefix.to(text.dtype)[questions.region_index]
+        regions = prefix.to(text.dtype)[region_index]
         return torch.cat([words(before).expand(len(text), -1, -1), regions, text], dim=1), len(before)
 
     def _logits_at(self, embeddings: Tensor, supervised: Tensor) -> Tensor:
@@ -232,6 +248,20 @@ class CausalLM(Decoder):
         if self.tokenizer is None:
             raise CheckpointError("the decoder has no tokenizer yet: train it, or load a run that has one")
         return self.tokenizer
+
+
+def _like_lengths(lengths: list[int], prefix: int) -> list[list[int]]:
+    """Rows in one group, or in a short and a long one where that saves enough padding to be worth a second pass."""
+    order = sorted(range(len(lengths)), key=lengths.__getitem__)
+    whole = len(order) * (prefix + lengths[order[-1]])
+    costs = [
+        cut * (prefix + lengths[order[cut - 1]]) + (len(order) - cut) * (prefix + lengths[order[-1]])
+        for cut in range(1, len(order))
+    ]
+    if not costs or min(costs) > WORTH_SPLITTING * whole:
+        return [order]
+    cut = 1 + costs.index(min(costs))
+    return [order[:cut], order[cut:]]
 
 
 def _left_padded(embeddings: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:

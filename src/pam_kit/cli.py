@@ -28,6 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def fit(options: argparse.Namespace) -> None:
+    """Train a recipe, then score the model on the recipe's held-out sets."""
     recipe = _recipe(options)
     from pam_kit.training.fit import fit as run_fit
     from pam_kit.training.fit import is_first_process
@@ -41,12 +42,14 @@ def fit(options: argparse.Namespace) -> None:
 
 
 def evaluate(options: argparse.Namespace) -> None:
+    """Score a trained model on a recipe's held-out sets."""
     recipe = _recipe(options)
     folder = Path(options.out) if options.out else Path(options.checkpoint) / "evaluation" / recipe.name
     _evaluate(recipe, options.checkpoint, folder)
 
 
 def predict(options: argparse.Namespace) -> None:
+    """Print masks and texts of regions of a picture and write an overlay."""
     options.image = options.image or _image_behind_points(options.point)
     picture = _overlay_path(options)
     from pam_kit.inference.predictor import RegionPredictor, as_array
@@ -72,6 +75,7 @@ def predict(options: argparse.Namespace) -> None:
 
 
 def plan(options: argparse.Namespace) -> None:
+    """Print what a recipe would cost."""
     recipe = _recipe(options)
     from pam_kit.training.plan import plan as make_plan
 
@@ -79,6 +83,7 @@ def plan(options: argparse.Namespace) -> None:
 
 
 def components(options: argparse.Namespace) -> None:
+    """List the registered components with their arguments."""
     from pam_kit.registry import specs
     from pam_kit.sections import DATASET_SLOT, SLOTS
 
@@ -99,6 +104,7 @@ def components(options: argparse.Namespace) -> None:
 
 
 def recipes(options: argparse.Namespace) -> None:
+    """List the shipped recipes, or every key a recipe may have."""
     from pam_kit.recipe import shipped_recipes, valid_keys
 
     if options.keys:
@@ -111,6 +117,7 @@ def recipes(options: argparse.Namespace) -> None:
 
 
 def data_check(options: argparse.Namespace) -> int:
+    """Read datasets once and report what is broken in them; 1 where something is."""
     from tqdm import tqdm
 
     from pam_kit.data.check import check_dataset

@@ -318,7 +318,8 @@ class Decoder(nn.Module, ABC):
     @abstractmethod
     def align(self, tokens: Tensor, questions: Questions) -> Tensor:
         """How far the words of the answers are from being readable off ``tokens`` (R, N, D) directly, (): the mean
-        negative log-probability of each word under the tokens' average similarity to the word embeddings."""
+        negative log-probability of each word under the tokens' average similarity to the word embeddings, every
+        distinct word of the batch counting alike."""
 
     def needs_vocabulary(self) -> bool:
         """Whether ``learn_vocabulary`` must be called before training."""

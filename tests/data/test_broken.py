@@ -4,49 +4,13 @@ import json
 
 import numpy as np
 import pytest
-from torch.utils.data import DataLoader
 
-from pam_kit.contracts import Region, RegionSample
-from pam_kit.data.broken import BrokenLedger, TolerantDataset, TooManyBrokenSamples
+from pam_kit.data.broken import BrokenLedger, TooManyBrokenSamples
 from pam_kit.errors import BrokenSample, PamKitError
-
-
-class Numbers:
-    """Samples 0 to 9; 3 is broken, 7 raises what it must not."""
-
-    def __len__(self):
-        return 10
-
-    def __getitem__(self, index):
-        if index == 3:
-            raise BrokenSample("numbers:3", "three is broken")
-        if index == 7:
-            raise ZeroDivisionError("seven")
-        mask = np.ones((2, 2), dtype=bool)
-        return RegionSample(f"numbers:{index}", np.zeros((2, 2, 3), np.uint8), [Region("a", None, mask)])
-
-    def texts(self):
-        return iter(())
 
 
 def broken(number, reason="bad"):
     return BrokenSample(f"x.jsonl:{number}", reason)
-
-
-@pytest.mark.parametrize("workers", [0, 1])
-def test_broken_samples_cross_from_workers_as_values(workers):
-    view = TolerantDataset(Numbers())
-    loader = DataLoader(view, batch_size=None, sampler=[2, 3, 4], num_workers=workers)
-    first, second, third = loader
-    assert (first.source, third.source) == ("numbers:2", "numbers:4")
-    assert isinstance(second, BrokenSample)
-    assert (second.source, second.reason) == ("numbers:3", "three is broken")
-    assert len(view) == 10
-
-
-def test_other_errors_are_raised():
-    with pytest.raises(ZeroDivisionError):
-        TolerantDataset(Numbers())[7]
 
 
 def listed(folder):

@@ -5,10 +5,6 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from torch.utils.data import Dataset
-
-from pam_kit.contracts import RegionSample
-from pam_kit.data.schema import RegionDataset
 from pam_kit.errors import BrokenSample, PamKitError
 
 FILE_NAME = "broken_samples.jsonl"
@@ -19,26 +15,6 @@ _SHOWN = 10
 
 class TooManyBrokenSamples(PamKitError):
     """More samples of a dataset are broken than the recipe allows."""
-
-
-class TolerantDataset(Dataset):
-    """``dataset`` with a BrokenSample returned in the place of a sample that cannot be used.
-
-    As a value it crosses from a worker process to the main one, where the ledger stands. Every other exception is
-    raised as it is.
-    """
-
-    def __init__(self, dataset: RegionDataset):
-        self.dataset = dataset
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def __getitem__(self, index: int) -> RegionSample | BrokenSample:
-        try:
-            return self.dataset[index]
-        except BrokenSample as broken:
-            return broken
 
 
 class BrokenLedger:
