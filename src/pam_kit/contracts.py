@@ -158,10 +158,15 @@ class Questions(_TensorRecord):
             seen[region] = seen.get(region, 0) + 1
             if seen[region] <= count:
                 chosen.append(i)
-        return Questions(
-            self.region_index[chosen],
-            *([values[i] for i in chosen] for values in (self.questions, self.answers, self.tasks, self.languages)),
-        )
+        return self._chosen(chosen)
+
+    def of_tasks(self, tasks: Sequence[str]) -> "Questions":
+        """The questions of some tasks."""
+        return self._chosen([i for i, task in enumerate(self.tasks) if task in tasks])
+
+    def _chosen(self, rows: list[int]) -> "Questions":
+        values = (self.questions, self.answers, self.tasks, self.languages)
+        return Questions(self.region_index[rows], *([value[i] for i in rows] for value in values))
 
 
 @dataclass

@@ -85,6 +85,8 @@ class TrainSection:
     join_at: dict[str, float] = field(default_factory=lambda: {"perceiver": 0.0, "decoder": 0.0})
     # questions about a region that the decoder answers a step; null: all. The others still teach the alignment
     decoder_questions: int | None = None
+    # tasks whose words the semantic tokens are aligned with; null: all. Long texts would drown the telling words
+    alignment_tasks: list[str] | None = None
     # pictures an optimiser step, over all devices; reached by gradient accumulation
     global_batch_size: int = 16
     # pictures a device holds at once

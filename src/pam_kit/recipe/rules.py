@@ -57,6 +57,10 @@ def _names(kind: str, valid: Iterable[str]) -> _Rule:
     return rule
 
 
+def _optional(rule: _Rule) -> _Rule:
+    return lambda value: rule(value) if value is not None else iter(())
+
+
 def _any_share(value: dict[str, float]) -> _Findings:
     if not any(value.values()):
         yield None, "at least one share must be above 0"
@@ -105,6 +109,7 @@ _RULES: dict[type, dict[str, list[_Rule]]] = {
         **dict.fromkeys(("weight_decay", "gradient_clip"), [_not_negative]),
         **dict.fromkeys(("learning_rate", "max_steps", "epochs", "num_nodes", "num_threads"), [_positive]),
         "decoder_questions": [_positive],
+        "alignment_tasks": [_optional(_names("task", TASKS))],
         **dict.fromkeys(("global_batch_size", "device_batch_size", "log_every", "checkpoint_every"), [_positive]),
     },
     SplitChoice: {

@@ -7,6 +7,7 @@ from pam_kit.contracts import RegionBatch
 from pam_kit.errors import PamKitError
 from pam_kit.model import RegionVLM
 from pam_kit.sections import Recipe
+from pam_kit.tasks import TASKS
 from pam_kit.training.losses import mask_losses, weighted_sum
 from pam_kit.training.stage import cosine_with_warmup, freeze_all_but, keep_frozen_parts_in_eval, parameter_groups
 
@@ -62,8 +63,9 @@ class RegionTrainer(lightning.LightningModule):
             losses |= mask_losses(regions, batch.target_masks, batch.has_target)
         if len(batch.questions) and self._joined("perceiver"):
             tokens = model.perceive(regions)
-            if section.loss.alignment and tokens.semantic.shape[1]:
-                losses["alignment"] = model.decoder.align(tokens.semantic, batch.questions)
+            told = batch.questions.of_tasks(section.alignment_tasks or TASKS)
+            if section.loss.alignment and tokens.semantic.shape[1] and len(told):
+                losses["alignment"] = model.decoder.align(tokens.semantic, told)
             if section.loss.text and self._joined("decoder"):
                 limit = section.decoder_questions
                 asked = batch.questions if limit is None else batch.questions.first_of_each_region(limit)
