@@ -257,15 +257,16 @@ def test_native_without_a_template_of_its_own_is_refused():
 
 def align_by_hand(made: CausalLM, features: torch.Tensor, questions: Questions) -> float:
     table = made.lm.get_input_embeddings().weight
-    losses = []
+    losses: dict[int, list[float]] = {}
     for region, answer in zip(questions.region_index.tolist(), questions.answers, strict=True):
         for word in tokens(made, answer).tolist():
             similar = [F.cosine_similarity(token, table, dim=-1) / 0.07 for token in features[region]]
-            losses.append(-math.log(sum(float(row.softmax(-1)[word]) for row in similar) / len(similar)))
-    return sum(losses) / len(losses)
+            loss = -math.log(sum(float(row.softmax(-1)[word]) for row in similar) / len(similar))
+            losses.setdefault(word, []).append(loss)
+    return sum(sum(each) / len(each) for each in losses.values()) / len(losses)
 
 
-def test_align_is_the_mean_over_words_of_the_tokens_mean_probability():
+def test_align_is_the_mean_over_distinct_words_of_the_tokens_mean_probability():
     made, features = decoder(), torch.randn(3, 4, WIDTH, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         found, expected = made.align(features, asked()), align_by_hand(made, features, asked())

@@ -73,3 +73,16 @@ def test_frozen_parts_are_in_eval_mode_from_the_start_and_for_good(trainer_of):
         assert modes == {"backbone": False, "perceiver": False, "projector": False, "prefix": False, "decoder": True}
         assert not any(module.training for module in task.model.backbone.modules())
         task.eval().train()
+
+
+@pytest.mark.filterwarnings("ignore:You are trying to `self.log")
+def test_tokens_are_aligned_with_the_chosen_tasks_only(trainer_of, sample_batch):
+    only = ("train.trainable=[projector]", "train.loss.text=0", "train.loss.alignment=1", "backbone.frozen=true")
+    both = asking(sample_batch(regions=(2,)), [0, 1], ["cup", "ball"])
+    both.questions.tasks[1] = "explain"
+    first = asking(both, [0], ["cup"])
+
+    def loss(asked: RegionBatch, *more: str) -> float:
+        return trainer_of(*only, *more).training_step((asked, []), 0).item()
+
+    assert loss(both, "train.alignment_tasks=[caption]") == loss(first) != loss(both)
