@@ -181,7 +181,7 @@ def test_components_lists_all_with_their_arguments(capsys):
         supplied = {"embed_dim", "output_dim"} if slot in ("perceiver", "projector") else set()
         listed = re.findall(r"^      (\w+): ", shown, re.MULTILINE)
         assert listed == [argument for argument in arguments if argument not in supplied], name
-    assert "  qwen2_5_3b: causal_lm with other defaults" in slots["decoder"]
+    assert "  qwen2_5_3b: causal_lm with path=Qwen/Qwen2.5-3B-Instruct, hidden_size=2048" in slots["decoder"]
 
 
 def test_components_of_one_slot(capsys):

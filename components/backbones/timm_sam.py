@@ -26,7 +26,7 @@ from pam_kit.registry import register, suggest
 
 @register("backbone", "timm_sam")
 class TimmSam(SamBackbone):
-    """A timm feature extractor under SAM's prompt encoder and mask decoder, for training from scratch.
+    """A timm feature extractor under SAM's prompt encoder and mask decoder, which learn with the rest.
 
     The extractor must have a level of stride ``feature_stride``; coarser levels are upsampled and added. Finer levels
     that it lacks (plain vision transformers) are upsampled from the next coarser one.

@@ -87,15 +87,13 @@ def components(options: argparse.Namespace) -> None:
     from pam_kit.registry import specs
     from pam_kit.sections import DATASET_SLOT, SLOTS
 
-    slots = [options.slot] if options.slot else [*SLOTS, DATASET_SLOT]
-    for slot in slots:
-        print(f"{slot}")
+    for slot in [options.slot] if options.slot else [*SLOTS, DATASET_SLOT]:
+        print(slot)
         for spec in specs(slot).values():
-            print(
-                f"  {spec.name}: {spec.doc}"
-                if not spec.preset_of
-                else f"  {spec.name}: {spec.preset_of} with other defaults"
-            )
+            if spec.preset_of:
+                print(f"  {spec.name}: {spec.preset_of} with {', '.join(f'{k}={v}' for k, v in spec.preset.items())}")
+                continue
+            print(f"  {spec.name}: {spec.doc}")
             for parameter in spec.recipe_parameters:
                 default = "required" if parameter.required else f"= {parameter.default!r}"
                 print(f"      {parameter.name}: {parameter.annotation} {default}")
