@@ -207,8 +207,8 @@ class RegionFeatures(_TensorRecord):
     ``image_embedding`` (R, C, h, w): image output of the two-way transformer ("after S2-FFM").
     ``source_embedding`` (R, C, h, w): the same image before it ("pre S2-FFM").
     ``mask_tokens`` (R, 2, C): the stable-or-best token and the single-mask token.
-    ``all_tokens`` (R, T, C): object-score, IoU and mask tokens, then prompt tokens; padded rows are marked True in
-    ``token_padding`` (R, T).
+    ``all_tokens`` (R, T, C): the object-score token where the decoder has one, the IoU and mask tokens, then prompt
+    tokens; padded rows are marked True in ``token_padding`` (R, T).
     ``mask_logits`` (R, 1, 4h, 4w), ``iou`` (R,), ``object_score`` (R,) logits: of the mask ``mask_tokens[:, 0]`` makes.
     ``candidate_logits`` (R, M, 4h, 4w) and ``candidate_iou`` (R, M): every hypothesis, the single-mask one first.
     """

@@ -59,8 +59,10 @@ def test_shapes_and_a_gradient_for_every_parameter(arguments, cells):
     assert backbone.grid == (cells, cells) and features.embedding.shape == (2, width, cells, cells)
     assert regions.image_embedding.shape == regions.source_embedding.shape == (5, width, cells, cells)
     assert regions.candidate_logits.shape == (5, 4, 4 * cells, 4 * cells)
-    assert regions.all_tokens.shape == (5, 9, width) and regions.token_padding.sum() == 2
-    (regions.candidate_logits.sum() + regions.candidate_iou.sum() + regions.object_score.sum()).backward()
+    # The IoU token, four mask tokens and up to three of the prompt; there is no object-score token.
+    assert regions.all_tokens.shape == (5, 8, width) and regions.token_padding.sum() == 2
+    assert (regions.object_score > 5).all(), "every prompt of this backbone is taken to point at an object"
+    (regions.candidate_logits.sum() + regions.candidate_iou.sum()).backward()
     assert not [name for name, parameter in backbone.named_parameters() if parameter.grad is None]
 
 
