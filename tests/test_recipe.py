@@ -200,7 +200,7 @@ def test_a_child_extends_its_parents(write):
         "child.yaml",
     )
     recipe = load_recipe(path)
-    assert recipe.name == "middle" and recipe.seed == 3
+    assert recipe.name == "child" and recipe.seed == 3, "all is inherited but the name"
     assert recipe.model.decoder.arguments == {"path": "weights", "num_layers": 9, "dropout": 0.5}
     assert recipe.model.backbone.arguments == {"image_size": 128, "kind": "b"}
     assert recipe.data.prompts == {"mask": 1.0}

@@ -210,5 +210,5 @@ def test_the_table_as_markdown():
         "| --- | ---: | ---: | ---: |",
         "| mask IoU | 87.5 ± 1.2 | 100.0 ± 0.0 |  |",
         "| label en | 50.0 |  |  |",
-        "| largest n | 30 | 7 | 0 |",
+        "| regions | 30 | 7 | 0 |",
     ]

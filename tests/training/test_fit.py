@@ -149,8 +149,12 @@ def test_the_run_folder_says_how_it_came_to_be(micro_run):
 
 def test_the_run_folder_lists_the_parameters(micro_run):
     recipe, folder, said = micro_run
-    rows = {line.split()[0]: line.split() for line in (folder / "parameters.txt").read_text().splitlines()}
+    summary, names = (folder / "parameters.txt").read_text().split("\n\n")
+    rows = {line.split()[0]: line.split() for line in summary.splitlines()}
     model = RegionVLM.from_recipe(recipe)
+    listed = [line.split()[1] for line in names.splitlines()]
+    assert listed == [name for name, _ in model.named_parameters()]
+    assert {line.split()[0] for line in names.splitlines() if "backbone." in line} == {"frozen"}
     for part in TRAINABLE_PARTS:
         total = sum(p.numel() for p in getattr(model, part).parameters())
         assert rows[part][-2:] == ["frozen" if part == "backbone" else f"{total:,}", f"{total:,}"]
