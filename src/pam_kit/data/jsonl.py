@@ -4,9 +4,8 @@ from collections.abc import Iterator
 
 from pam_kit.contracts import RegionSample
 from pam_kit.data.lines import LineFile
-from pam_kit.data.samples import load_sample, picture_folder
+from pam_kit.data.samples import load_sample, picture_folder, readable_texts
 from pam_kit.data.schema import SampleRecord, parse_line
-from pam_kit.errors import BrokenSample
 from pam_kit.registry import register
 
 
@@ -35,9 +34,4 @@ class JsonlDataset:
 
     def texts(self) -> Iterator[str]:
         """All texts of all readable lines; a broken line is reported where it is read as a sample."""
-        for index in range(len(self)):
-            try:
-                record = self.record(index)
-            except BrokenSample:
-                continue
-            yield from record.texts()
+        return readable_texts(self.record, len(self))

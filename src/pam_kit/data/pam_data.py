@@ -15,7 +15,7 @@ from typing import Any, Literal, get_args
 
 from pam_kit.contracts import RegionSample
 from pam_kit.data.lines import LineFile
-from pam_kit.data.samples import load_sample, picture_folder
+from pam_kit.data.samples import load_sample, picture_folder, readable_texts
 from pam_kit.data.schema import SampleRecord, parse_entry, parse_json
 from pam_kit.errors import BrokenSample, PamKitError
 from pam_kit.registry import register
@@ -62,12 +62,7 @@ class PamDataset:
 
     def texts(self) -> Iterator[str]:
         """All answers of all readable lines; a broken line is reported where it is read as a sample."""
-        for index in range(len(self)):
-            try:
-                record = self.record(index)
-            except BrokenSample:
-                continue
-            yield from record.texts()
+        return readable_texts(self.record, len(self))
 
 
 def parse_picture_line(line: str, source: str, prompts: Prompts = "box", default_task: str = "caption") -> SampleRecord:

@@ -1,7 +1,7 @@
 """Records to samples and back: the picture is read, masks are decoded, every coordinate is checked against it."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -140,3 +140,13 @@ def _region_record(region: Region, width: int, height: int) -> RegionRecord:
         texts=region.texts,
         attributes=region.attributes,
     )
+
+
+def readable_texts(record: Callable[[int], SampleRecord], count: int) -> Iterator[str]:
+    """All texts of the first ``count`` records; a broken one is reported where it is read as a sample."""
+    for index in range(count):
+        try:
+            found = record(index)
+        except BrokenSample:
+            continue
+        yield from found.texts()

@@ -4,9 +4,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from pycocotools import mask as coco_mask
 
 from pam_kit.contracts import GeneratedText, RegionPrompt
+from pam_kit.data.masks import encode_rle
 from pam_kit.errors import PamKitError
 from pam_kit.geometry import mask_box
 
@@ -49,7 +49,7 @@ class RegionPrediction:
         """
         return {
             "prompt": _prompt_json(self.prompt),
-            "segmentation": _rle(self.mask),
+            "segmentation": encode_rle(self.mask),
             "area": int(self.mask.sum()),
             "box": None if self.box is None else list(self.box),
             "iou": float(self.iou),
@@ -70,14 +70,9 @@ def _prompt_json(prompt: RegionPrompt) -> dict[str, Any]:
         parts["points"] = [[float(x), float(y)] for x, y in prompt.points]
         parts["labels"] = [int(label) for label in prompt.labels]
     if prompt.mask is not None:
-        parts["mask"] = _rle(prompt.mask)
+        parts["mask"] = encode_rle(prompt.mask)
     return parts
 
 
 def _text_json(answer: GeneratedText) -> dict[str, Any]:
     return {"text": answer.text, "score": float(answer.score)}
-
-
-def _rle(mask: np.ndarray) -> dict[str, Any]:
-    encoded = coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8))
-    return {"size": [int(side) for side in encoded["size"]], "counts": encoded["counts"].decode("ascii")}
