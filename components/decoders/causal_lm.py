@@ -121,6 +121,9 @@ class CausalLM(Decoder):
             return super().learn_vocabulary(texts)
         self._use_tokenizer(learn_tokenizer(texts, self.lm.config.vocab_size))
 
+    def layers(self) -> list[torch.nn.Module]:
+        return list(self.lm.base_model.layers)
+
     def save_tokenizer(self, folder: str) -> None:
         self._ready_tokenizer().save_pretrained(folder)
         self.lm.config.save_pretrained(Path(folder, _CONFIG_FOLDER))

@@ -14,7 +14,11 @@ from pam_kit.registry import register
 LEAST_SHARE = 1e-3
 
 
-@register("perceiver", "semantic_perceiver")
+@register(
+    "perceiver",
+    "semantic_perceiver",
+    presets={"pam": {"num_semantic_tokens": 16, "depth": 2, "num_heads": 8, "mlp_dim": 2048, "mask_focus": 0.0}},
+)
 class SemanticPerceiver(Perceiver):
     """Learned semantic tokens read the region's features in a two-way transformer (PAM, section 3.1, Figure 4).
 

@@ -19,8 +19,8 @@ class LinearProjector(Projector):
         self.visual = nn.Linear(embed_dim, output_dim, bias=bias)
         self.semantic = nn.Linear(embed_dim, output_dim, bias=bias)
 
-    def forward(self, tokens: PerceivedTokens) -> ProjectedTokens:
+    def forward(self, tokens: PerceivedTokens, later: bool = False) -> ProjectedTokens:
         return ProjectedTokens(visual=self.visual(tokens.visual), semantic=self.semantic(tokens.semantic))
 
-    def num_visual_tokens(self, grid: tuple[int, int]) -> int:
+    def num_visual_tokens(self, grid: tuple[int, int], later: bool = False) -> int:
         return grid[0] * grid[1]

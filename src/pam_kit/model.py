@@ -1,5 +1,6 @@
 """RegionVLM: backbone -> perceiver -> projector -> decoder, as in PAM's Figure 3. Knows no files and no training."""
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -18,25 +19,47 @@ from pam_kit.contracts import (
     TextLoss,
     VisionBackbone,
 )
+from pam_kit.errors import PamKitError
 from pam_kit.registry import find
 from pam_kit.sections import Recipe
 
 
 class RegionPrefix(nn.Module):
-    """Puts a region's tokens in the order the decoder reads: visual, newline, semantic, newline."""
+    """Puts a region's tokens in the order the decoder reads: visual, newline, semantic, newline.
 
-    def __init__(self, width: int, has_semantic: bool):
+    In a clip every read frame is written so, and a frame newline ends it.
+
+    Args:
+        width: D.
+        has_semantic: whether there are semantic tokens.
+        has_frames: whether there will be clips.
+    """
+
+    def __init__(self, width: int, has_semantic: bool, has_frames: bool = False):
         super().__init__()
         self.visual_newline = nn.Parameter(torch.randn(width) * width**-0.5)
         self.semantic_newline = nn.Parameter(torch.randn(width) * width**-0.5) if has_semantic else None
+        self.frame_newline = nn.Parameter(torch.randn(width) * width**-0.5) if has_frames else None
 
-    def forward(self, tokens: ProjectedTokens) -> Tensor:
-        """-> (R, L, D) with L = visual + 1 + N + 1, or visual + 1 where N = 0."""
+    def forward(self, frames: ProjectedTokens | Sequence[ProjectedTokens]) -> Tensor:
+        """Tokens of R regions in an image, or in each read frame of a clip -> (R, L, D).
+
+        An image is visual + 1 + N + 1 long, or visual + 1 where N = 0; a frame is one longer.
+        """
+        if isinstance(frames, ProjectedTokens):
+            return torch.cat(self._pieces(frames), dim=1)
+        pieces = []
+        for tokens in frames:
+            pieces += self._pieces(tokens)
+            pieces.append(self.frame_newline.expand(len(tokens.visual), 1, -1))
+        return torch.cat(pieces, dim=1)
+
+    def _pieces(self, tokens: ProjectedTokens) -> list[Tensor]:
         # Semantic tokens stand here even if there is none, so that what would make them has a gradient (of zero).
         pieces = [tokens.visual, self.visual_newline.expand(len(tokens.visual), 1, -1), tokens.semantic]
         if self.semantic_newline is not None:
             pieces.append(self.semantic_newline.expand(len(tokens.semantic), 1, -1))
-        return torch.cat(pieces, dim=1)
+        return pieces
 
 
 @dataclass
@@ -59,7 +82,8 @@ class RegionVLM(nn.Module):
         super().__init__()
         self.backbone, self.perceiver, self.projector, self.decoder = backbone, perceiver, projector, decoder
         projector.num_visual_tokens(backbone.grid)  # raises where the two do not fit
-        self.prefix = RegionPrefix(decoder.embed_dim, has_semantic=perceiver.num_semantic_tokens > 0)
+        projector.num_visual_tokens(backbone.grid, later=True)
+        self.prefix = RegionPrefix(decoder.embed_dim, perceiver.num_semantic_tokens > 0, backbone.tracks)
 
     @classmethod
     def from_recipe(cls, recipe: Recipe) -> "RegionVLM":
@@ -81,17 +105,45 @@ class RegionVLM(nn.Module):
 
         return load_model(folder)[0]
 
-    def tokens_per_region(self) -> tuple[int, int]:
-        """Visual and semantic tokens a region takes in the decoder, newlines left out."""
-        return self.projector.num_visual_tokens(self.backbone.grid), self.perceiver.num_semantic_tokens
+    def tokens_per_region(self, frames: int = 1) -> tuple[int, int]:
+        """Visual and semantic tokens of a region in an image, or in that many frames of a clip; newlines left out."""
+        first = self.projector.num_visual_tokens(self.backbone.grid)
+        later = self.projector.num_visual_tokens(self.backbone.grid, later=True) if frames > 1 else 0
+        return first + (frames - 1) * later, frames * self.perceiver.num_semantic_tokens
 
     def segment(self, images: Tensor, image_index: Tensor, prompts: PromptBatch) -> RegionFeatures:
         """B images and R prompts -> features and masks of R regions; every image is encoded once."""
         return self.backbone.segment(self.backbone.encode(images), image_index, prompts)
 
-    def perceive(self, regions: RegionFeatures) -> ProjectedTokens:
-        """Region features -> tokens in the decoder's width; once a region, however many questions follow."""
-        return self.projector(self.perceiver(regions))
+    def perceive(self, regions: RegionFeatures, later: bool = False) -> ProjectedTokens:
+        """Region features -> tokens in the decoder's width; once a region, however many questions follow.
+
+        ``later``: the features are of a frame behind the first of a clip, which may become fewer tokens.
+        """
+        return self.projector(self.perceiver(regions), later)
+
+    def follow(
+        self, frames: Iterable[Tensor], read: Sequence[int], prompts: PromptBatch
+    ) -> tuple[RegionFeatures, list[ProjectedTokens]]:
+        """Frames (3, S, S) of one clip and R prompts in the first -> features of the first, tokens of the read frames.
+
+        A frame becomes its tokens as soon as it is there; its features are not kept.
+        """
+        first, tokens = None, []
+        for index, regions in enumerate(self.backbone.track(frames, prompts)):
+            first = first or regions
+            if index in read:
+                tokens.append(self.perceive(regions, later=index > 0))
+        if first is None or len(tokens) != len(read):
+            raise PamKitError(
+                f"the clip has {index + 1 if first else 0} frames, but frames {list(read)} are to be read"
+            )
+        return first, tokens
+
+    def clip_parameters(self) -> list[nn.Parameter]:
+        """Parameters that images never reach: they are those of later frames and of the separator between frames."""
+        own = [] if self.prefix.frame_newline is None else [self.prefix.frame_newline]
+        return own + self.projector.clip_parameters()
 
     def forward(self, batch: RegionBatch) -> RegionOutput:
         """Masks of R regions and the loss of Q answers; every image is encoded once."""

@@ -45,6 +45,13 @@ class DataSection:
     questions_per_region: int = 1
     # processes that read and draw pictures
     num_workers: int = 1
+    # frames of a clip whose tokens are read; a shorter clip is read whole
+    clip_frames: int = 16
+    # keep what a frozen backbone makes of a picture and a prompt on disk, for small studies: later passes and later runs
+    # skip the backbone. Every region then keeps the one prompt that is drawn for it
+    cache_features: bool = False
+    # where kept features lie; null: features/ in the cache folder of the kit
+    cache_folder: str | None = None
     # the run ends when more than this share of the samples is broken
     max_broken_share: float = 0.01
 
@@ -97,12 +104,20 @@ class TrainSection:
     accelerator: str = "auto"
     devices: int | str = "auto"
     num_nodes: int = 1
-    # a Lightning strategy name
+    # auto, ddp, fsdp2 (shards parameters, gradients and optimiser states), or another Lightning strategy name
     strategy: str = "auto"
+    # recompute the decoder's layers in the backward pass: memory for time
+    activation_checkpointing: bool = False
+    # parts that torch.compile makes faster, of perceiver, projector, decoder
+    compile: list[str] = field(default_factory=list)
     # threads torch uses on a CPU; null leaves torch's own choice
     num_threads: int | None = None
     # steps between log lines
     log_every: int = 10
+    # where the log goes, of csv, tensorboard, wandb
+    loggers: list[str] = field(default_factory=lambda: ["csv", "tensorboard"])
+    # steps between pictures of what the model says about a few training regions; null: none
+    preview_every: int | None = None
     # steps between checkpoints; null: only at the end
     checkpoint_every: int | None = None
     loss: LossWeights = field(default_factory=LossWeights)

@@ -1,0 +1,184 @@
+"""What flows through a model: batches, features, tokens, texts. Tensors of a record move together."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+
+
+@dataclass
+class TensorRecord:
+    """A dataclass whose tensors move together."""
+
+    def to(self, device: torch.device | str):
+        def move(value):
+            if isinstance(value, list | tuple):
+                return type(value)(move(item) for item in value)
+            return value.to(device) if isinstance(value, Tensor | TensorRecord) else value
+
+        return type(self)(**{f.name: move(getattr(self, f.name)) for f in fields(self)})
+
+
+@dataclass
+class PromptBatch(TensorRecord):
+    """Prompts of R regions in pixels of the model image.
+
+    ``points`` (R, P, 2) float; ``labels`` (R, P) long with SAM's codes: 1 and 0 for points, 2 and 3 for the corners
+    of a box, -1 for padding. ``masks`` (R, 1, 4h, 4w) float in {0, 1}; ``has_mask`` (R,) bool. P may be 0.
+    """
+
+    points: Tensor
+    labels: Tensor
+    masks: Tensor
+    has_mask: Tensor
+
+    def __len__(self) -> int:
+        return len(self.points)
+
+
+@dataclass
+class Questions(TensorRecord):
+    """Q questions and, in training, their answers.
+
+    ``region_index`` (Q,) long says which region each is about; -1 is no region: text alone.
+    """
+
+    region_index: Tensor
+    questions: list[str]
+    answers: list[str]
+    tasks: list[str]
+    languages: list[str]
+
+    def __len__(self) -> int:
+        return len(self.questions)
+
+    def first_of_each_region(self, count: int) -> "Questions":
+        """At most ``count`` questions about each region, in their order."""
+        seen: dict[int, int] = {}
+        chosen = []
+        for i, region in enumerate(self.region_index.tolist()):
+            seen[region] = seen.get(region, 0) + 1
+            if seen[region] <= count:
+                chosen.append(i)
+        return self._chosen(chosen)
+
+    def of_tasks(self, tasks: Sequence[str]) -> "Questions":
+        """The questions of some tasks."""
+        return self._chosen([i for i, task in enumerate(self.tasks) if task in tasks])
+
+    def _chosen(self, rows: list[int]) -> "Questions":
+        values = (self.questions, self.answers, self.tasks, self.languages)
+        return Questions(self.region_index[rows], *([value[i] for i in rows] for value in values))
+
+
+@dataclass
+class RegionBatch(TensorRecord):
+    """B pictures, R regions in them, Q questions about them.
+
+    ``images`` (B, 3, S, S) uint8; ``image_index`` (R,) long; ``target_masks`` (R, 1, 4h, 4w) float in {0, 1} with
+    ``has_target`` (R,) bool.
+    """
+
+    images: Tensor
+    image_index: Tensor
+    prompts: PromptBatch
+    questions: Questions
+    target_masks: Tensor
+    has_target: Tensor
+
+    def __len__(self) -> int:
+        return len(self.image_index)
+
+
+@dataclass
+class ClipBatch(TensorRecord):
+    """K clips, R regions in them, Q questions about them; every region is pointed at in the first frame of its clip.
+
+    ``frames``: K tensors (F, 3, S, S) uint8; F may differ. ``read``: for each clip the indices of the frames whose
+    tokens the decoder reads, in order, the first one 0; the others are tracked through. ``clip_index`` (R,) long, in
+    ascending order.
+    """
+
+    frames: list[Tensor]
+    read: list[list[int]]
+    clip_index: Tensor
+    prompts: PromptBatch
+    questions: Questions
+    target_masks: Tensor
+    has_target: Tensor
+
+    def __len__(self) -> int:
+        return len(self.clip_index)
+
+
+@dataclass
+class ImageFeatures(TensorRecord):
+    """What is computed once an image.
+
+    ``embedding`` (B, C, h, w): the stride-16 embedding before the fusing module ("pre S2-FFM").
+    ``high_resolution``: skip features for the mask decoder, at strides 4 and 8; private to the backbone.
+    """
+
+    embedding: Tensor
+    high_resolution: Sequence[Tensor] = ()
+
+
+@dataclass
+class RegionFeatures(TensorRecord):
+    """What the mask decoder yields for R regions.
+
+    ``image_embedding`` (R, C, h, w): image output of the two-way transformer ("after S2-FFM").
+    ``source_embedding`` (R, C, h, w): the same image before it ("pre S2-FFM").
+    ``mask_tokens`` (R, 2, C): the stable-or-best token and the single-mask token.
+    ``all_tokens`` (R, T, C): the object-score token where the decoder has one, the IoU and mask tokens, then prompt
+    tokens; padded rows are marked True in ``token_padding`` (R, T).
+    ``mask_logits`` (R, 1, 4h, 4w), ``iou`` (R,), ``object_score`` (R,) logits: of the mask ``mask_tokens[:, 0]`` makes.
+    ``candidate_logits`` (R, M, 4h, 4w) and ``candidate_iou`` (R, M): every hypothesis, the single-mask one first.
+    """
+
+    image_embedding: Tensor
+    source_embedding: Tensor
+    mask_tokens: Tensor
+    all_tokens: Tensor
+    token_padding: Tensor
+    mask_logits: Tensor
+    iou: Tensor
+    object_score: Tensor
+    candidate_logits: Tensor
+    candidate_iou: Tensor
+
+
+@dataclass
+class PerceivedTokens(TensorRecord):
+    """Perceiver output: ``visual`` (R, h*w, C) in row-major order of ``grid`` = (h, w); ``semantic`` (R, N, C)."""
+
+    visual: Tensor
+    semantic: Tensor
+    grid: tuple[int, int]
+
+
+@dataclass
+class ProjectedTokens(TensorRecord):
+    """Projector output in the decoder's width: ``visual`` (R, h*w/r^2, D) and ``semantic`` (R, N, D)."""
+
+    visual: Tensor
+    semantic: Tensor
+
+
+@dataclass
+class TextLoss(TensorRecord):
+    """Decoder output in training: ``loss`` () the mean over supervised tokens; ``per_question`` (Q,) the mean negative
+    log-likelihood of each answer; ``num_tokens`` () the number of supervised tokens."""
+
+    loss: Tensor
+    per_question: Tensor
+    num_tokens: Tensor
+
+
+@dataclass
+class GeneratedText:
+    """One answer. ``score`` is the geometric mean of its tokens' probabilities, in [0, 1]."""
+
+    text: str
+    score: float
