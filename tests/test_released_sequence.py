@@ -46,7 +46,7 @@ def test_from_region_features_to_logits(golden, released_name, tmp_path, name):
     expected, about = golden.load(f"sequence/{name}")
     seed, side = int(about["seed"]), int(about["hw"])
     decoder = released_decoder(golden, seed, about, tmp_path)
-    perceiver, projector = SemanticPerceiver(256), PixelShuffleMlp(256, decoder.embed_dim, 2, "column")
+    perceiver, projector = SemanticPerceiver(256), PixelShuffleMlp(256, decoder.embed_dim, ratio=2, token_order="column")
     prefix = RegionPrefix(decoder.embed_dim, has_semantic=True)
     fill(golden, seed, perceiver, lambda key: f"model.vision_resampler.{released_name(key)}")
     fill(golden, seed, projector, released_projector_key)

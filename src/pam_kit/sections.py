@@ -47,8 +47,8 @@ class DataSection:
     num_workers: int = 1
     # frames of a clip whose tokens are read; a shorter clip is read whole
     clip_frames: int = 16
-    # keep what a frozen backbone makes of a picture and a prompt on disk, for small studies: later passes and later runs
-    # skip the backbone. Every region then keeps the one prompt that is drawn for it
+    # keep what a frozen backbone makes of a picture and a prompt on disk, for small studies: later passes and runs skip
+    # the backbone. Every region then keeps the one prompt that is drawn for it
     cache_features: bool = False
     # where kept features lie; null: features/ in the cache folder of the kit
     cache_folder: str | None = None
