@@ -25,6 +25,12 @@ QUESTIONS: dict[str, dict[str, str]] = {
 }
 TASKS = tuple(QUESTIONS)
 
+# Of a clip: the words, and what stands for the history where there is none.
+CLIP_CAPTION: dict[str, tuple[str, str]] = {
+    "en": ("Provide a caption for this subject in this video.\nPrevious caption: {}", "None"),
+    "zh": ("对该视频中的目标对象提供一个描述。\n历史描述：{}", "无"),
+}
+
 
 def question(task: str, language: str) -> str:
     """The words in which ``task`` is asked in ``language``; a KeyError names the valid ones."""
@@ -33,3 +39,16 @@ def question(task: str, language: str) -> str:
     if language not in LANGUAGES:
         raise KeyError(f"unknown language {language!r}; the languages are {', '.join(LANGUAGES)}")
     return QUESTIONS[task][language]
+
+
+def clip_question(task: str, language: str, history: str | None = None) -> str:
+    """As ``question``, about a clip; ``history`` is what was said about the video before it.
+
+    Only captions have words of their own for clips.
+    """
+    if task != "caption":
+        return question(task, language)
+    if language not in LANGUAGES:
+        raise KeyError(f"unknown language {language!r}; the languages are {', '.join(LANGUAGES)}")
+    words, nothing = CLIP_CAPTION[language]
+    return words.replace("{}", history or nothing)

@@ -138,7 +138,7 @@ def test_other_questions_have_the_default_task():
         ({"conversations": None}, "pairs"),
         ({"image": None}, "give either image"),
         ({"image": "images/1.png"}, "does not exist"),
-        ({"type": "video", "frames": ["0.jpg"]}, "clips need a video recipe"),
+        ({"type": "video", "frames": ["0.jpg"]}, "the dataset pam_clips reads clips"),
     ],
 )
 def test_broken_lines(make, changes, reason):

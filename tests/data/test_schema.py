@@ -144,7 +144,7 @@ CASES = {
     "no image": (sample(image=None), "give either image"),
     "image and frames": (sample(frames=["a.jpg"]), "give either image"),
     "no frames": (sample(image=None, frames=[]), "at least one path"),
-    "a clip": (sample(image=None, frames=["a.jpg", "b.jpg"]), "a clip of 2 frames; clips need a video recipe"),
+    "a clip": (sample(image=None, frames=["a.jpg", "b.jpg"]), "a clip of 2 frames; this dataset reads pictures"),
     "invalid JSON": ('{"image": "good.png", ', "invalid JSON: .* column"),
     "deep JSON": (LONG, "JSON"),
     "long number": ('{"width": ' + "9" * 5000 + "}", "unreadable JSON"),

@@ -15,8 +15,9 @@ from torch.utils.data import DataLoader
 
 from pam_kit.contracts import Region, RegionPrompt, RegionSample
 from pam_kit.data.micro.dataset import MicroDataset
+from pam_kit.data.mixture import Mixture
 from pam_kit.data.prepare import Geometry, PreparedImage
-from pam_kit.data.training import EndlessPositions, TrainingView, collate_training
+from pam_kit.data.training import REPLACEMENTS, Drawn, EndlessPositions, TrainingView, collate_training
 from pam_kit.errors import BrokenSample
 from pam_kit.sections import ComponentChoice, DataSection
 from pam_kit.tasks import LANGUAGES, question
@@ -62,8 +63,9 @@ def stub(count: int = 1, texts=TEXTS, regions: int = 1) -> Stub:
     )
 
 
-def digest(item: PreparedImage) -> str:
+def digest(drawn: Drawn) -> str:
     """Everything a position holds, in a few characters."""
+    item = drawn.item
     pieces = [item.image.contiguous().numpy(), *item.points, *item.labels, *item.prompt_masks, *item.targets]
     content = hashlib.sha256(repr(item.asked).encode())
     for piece in pieces:
@@ -71,8 +73,12 @@ def digest(item: PreparedImage) -> str:
     return content.hexdigest()[:16]
 
 
+def view_of(dataset, section: DataSection, geometry: Geometry, seed: int) -> TrainingView:
+    return TrainingView(Mixture.of(dataset, seed), section, geometry, seed)
+
+
 def micro_view() -> TrainingView:
-    return TrainingView(MicroDataset(7, image_size=64), section(questions_per_region=2), GEOMETRY, seed=5)
+    return view_of(MicroDataset(7, image_size=64), section(questions_per_region=2), GEOMETRY, seed=5)
 
 
 def test_a_position_is_the_same_in_any_order_and_process():
@@ -102,13 +108,13 @@ def test_a_position_is_the_same_under_another_hash_seed():
 
 def test_another_seed_draws_otherwise():
     dataset = MicroDataset(7, image_size=64)
-    one, other = (TrainingView(dataset, section(), GEOMETRY, seed) for seed in (0, 1))
+    one, other = (view_of(dataset, section(), GEOMETRY, seed) for seed in (0, 1))
     assert all(digest(one[i]) != digest(other[i]) for i in range(5))
 
 
 def test_every_epoch_reads_every_sample_once_in_its_own_order():
     dataset = stub(23)
-    view = TrainingView(dataset, section(), GEOMETRY, seed=0)
+    view = view_of(dataset, section(), GEOMETRY, seed=0)
     for position in range(3 * 23):
         view[position]
     epochs = [dataset.read[start : start + 23] for start in (0, 23, 46)]
@@ -132,8 +138,8 @@ def assert_shares(counts: Counter, shares: dict[str, float], draws: int) -> None
 def test_tasks_languages_and_prompts_are_drawn_by_their_shares():
     tasks, languages = {"recognize": 3.0, "caption": 1.0, "explain": 1.0}, {"en": 1.0, "zh": 4.0}
     prompts = {"box": 2.0, "point": 1.0, "mask": 1.0}
-    view = TrainingView(stub(), section(tasks=tasks, languages=languages, prompts=prompts), GEOMETRY, seed=3)
-    items = [view[position] for position in range(500)]
+    view = view_of(stub(), section(tasks=tasks, languages=languages, prompts=prompts), GEOMETRY, seed=3)
+    items = [view[position].item for position in range(500)]
     asked = [one for item in items for one in item.asked]
     assert len(asked) == 500
     # No region has an explanation, so the other tasks share all questions.
@@ -146,18 +152,18 @@ def test_tasks_languages_and_prompts_are_drawn_by_their_shares():
 
 def test_a_share_of_nothing_is_never_asked():
     shares = dict(tasks={"recognize": 1, "caption": 0}, languages={"zh": 1, "en": 0}, prompts={"point": 1, "box": 0})
-    view = TrainingView(stub(), section(**shares, questions_per_region=4), GEOMETRY, seed=0)
+    view = view_of(stub(), section(**shares, questions_per_region=4), GEOMETRY, seed=0)
     for position in range(20):
-        assert [(one.task, one.language) for one in view[position].asked] == [("recognize", "zh")]
-        assert prompt_kind(view[position]) == "point"
+        assert [(one.task, one.language) for one in view[position].item.asked] == [("recognize", "zh")]
+        assert prompt_kind(view[position].item) == "point"
 
 
 def test_regions_and_questions_are_limited_and_never_repeated():
     limits = section(regions_per_image=3, questions_per_region=3)
-    view = TrainingView(stub(regions=5), limits, GEOMETRY, seed=0)
+    view = view_of(stub(regions=5), limits, GEOMETRY, seed=0)
     shown = set()
     for position in range(40):
-        item = view[position]
+        item = view[position].item
         assert len(item.points) == 3 and len(item.asked) == 9
         assert len({(one.region, one.task, one.language) for one in item.asked}) == 9
         assert len({target.tobytes() for target in item.targets}) == 3
@@ -167,14 +173,14 @@ def test_regions_and_questions_are_limited_and_never_repeated():
 
 def test_a_region_without_a_mask_keeps_its_own_prompt():
     own = RegionPrompt(box=(12, 8, 36, 24))
-    view = TrainingView(Stub([sample([Region("a", prompt=own, texts=TEXTS)])]), section(), GEOMETRY, seed=0)
+    view = view_of(Stub([sample([Region("a", prompt=own, texts=TEXTS)])]), section(), GEOMETRY, seed=0)
     for position in range(5):
-        np.testing.assert_allclose(view[position].points[0], [[16, 16], [48, 48]], rtol=1e-6)
-        assert view[position].targets == [None]
+        np.testing.assert_allclose(view[position].item.points[0], [[16, 16], [48, 48]], rtol=1e-6)
+        assert view[position].item.targets == [None]
 
 
 def test_masks_without_texts_are_learned_silently():
-    item = TrainingView(stub(texts={}), section(), GEOMETRY, seed=0)[0]
+    item = view_of(stub(texts={}), section(), GEOMETRY, seed=0)[0].item
     assert item.asked == [] and item.targets[0].any()
 
 
@@ -195,26 +201,51 @@ def test_masks_without_texts_are_learned_silently():
         ),
     ],
 )
-def test_a_broken_sample_comes_back_as_a_value(broken, reason):
-    item = TrainingView(Stub([broken]), section(), GEOMETRY, seed=0)[0]
-    assert isinstance(item, BrokenSample) and item.source == "train.jsonl:7" and reason in item.reason
+def test_another_sample_stands_in_the_place_of_a_broken_one(broken, reason):
+    """The batch stays full; where nothing can be used, the position says so."""
+    mixed = view_of(Stub([broken, sample([Region("a", mask=square(), texts=TEXTS)])]), section(), GEOMETRY, seed=0)
+    drawn = [mixed[position] for position in range(20)]
+    assert all(one.item is not None for one in drawn)
+    reported = [one for one in drawn if one.broken]
+    assert len(reported) >= 10  # its own place in every pass over the two
+    for one in reported:
+        assert one.broken[0].source == "train.jsonl:7" and reason in one.broken[0].reason
+    assert [digest(mixed[position]) for position in range(20)] == [digest(one) for one in drawn]
+    hopeless = view_of(Stub([broken]), section(), GEOMETRY, seed=0)[0]
+    assert hopeless.item is None and len(hopeless.broken) == 1 + REPLACEMENTS
 
 
 def test_any_other_error_is_raised():
     with pytest.raises(ZeroDivisionError):
-        TrainingView(Stub([ZeroDivisionError()]), section(), GEOMETRY, seed=0)[0]
+        view_of(Stub([ZeroDivisionError()]), section(), GEOMETRY, seed=0)[0]
 
 
 def test_an_empty_training_set_is_refused():
     with pytest.raises(BrokenSample, match="the training set is empty"):
-        TrainingView(Stub([]), section(), GEOMETRY, seed=0)
+        view_of(Stub([]), section(), GEOMETRY, seed=0)
 
 
 def test_broken_samples_leave_the_batch():
-    good, broken = TrainingView(stub(), section(), GEOMETRY, seed=0)[0], BrokenSample("a:1", "torn")
+    good, broken = view_of(stub(), section(), GEOMETRY, seed=0)[0], Drawn(None, [BrokenSample("a:1", "torn")])
     batch, left_out = collate_training([broken, good, broken, good], GEOMETRY)
-    assert len(batch.images) == 2 and left_out == [broken, broken]
-    assert collate_training([broken], GEOMETRY) == (None, [broken])
+    assert len(batch.images) == 2 and left_out == broken.broken * 2
+    assert collate_training([broken], GEOMETRY) == (None, broken.broken)
+
+
+def test_with_kept_features_a_region_keeps_its_prompt():
+    """Positions of later passes draw other questions, but point at the region in the same way."""
+    fixed = view_of(stub(2, regions=3), section(cache_features=True), GEOMETRY, seed=0)
+    drawn = view_of(stub(2, regions=3), section(), GEOMETRY, seed=0)
+
+    def prompts(view: TrainingView) -> set[bytes]:
+        items = [view[position].item for position in range(40)]
+        return {
+            target.tobytes() + points.tobytes() + (b"" if mask is None else mask.tobytes())
+            for item in items
+            for target, points, mask in zip(item.targets, item.points, item.prompt_masks, strict=True)
+        }
+
+    assert len(prompts(fixed)) <= 2 * 3 < len(prompts(drawn))
 
 
 @pytest.mark.parametrize(("world", "start"), [(1, 0), (2, 0), (3, 24)])

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from pam_kit.contracts import POSITIVE_POINT, Region, RegionSample
+from pam_kit.contracts import POSITIVE_POINT, ClipSample, Region, RegionSample
 from pam_kit.data.schema import RegionDataset
 from pam_kit.errors import BrokenSample
 from pam_kit.geometry import mask_box
@@ -32,6 +32,7 @@ class CheckReport:
     """
 
     pictures: int = 0
+    clips: int = 0
     regions: int = 0
     masks: int = 0
     texts: Counter[tuple[str, str]] = field(default_factory=Counter)
@@ -49,7 +50,8 @@ class CheckReport:
 
     def lines(self) -> list[str]:
         """The report as text."""
-        lines = [f"{self.pictures} pictures, {self.regions} regions, {self.masks} of them with a mask"]
+        held = f"{self.clips} clips" if self.clips else f"{self.pictures} pictures"
+        lines = [f"{held}, {self.regions} regions, {self.masks} of them with a mask"]
         lines += [f"  {count} texts {task}.{language}" for (task, language), count in sorted(self.texts.items())]
         lines += self._broken_lines()
         lines += _finding("boxes that look like x, y, width, height", self.swapped_boxes)
@@ -58,7 +60,7 @@ class CheckReport:
         return lines
 
     def _broken_lines(self) -> list[str]:
-        total = self.pictures + len(self.broken)
+        total = self.pictures + self.clips + len(self.broken)
         share = f" ({len(self.broken) / total:.2%})" if total else ""
         lines = [f"{len(self.broken)} of {total} samples are broken{share}"]
         for samples in self.broken_by_reason().values():
@@ -78,6 +80,9 @@ def check_dataset(
     for index in progress(range(len(dataset)), total=len(dataset), desc="check"):
         try:
             sample = dataset[index]
+            if isinstance(sample, ClipSample):
+                for _frame in sample.frames:
+                    pass  # each is read, and says so where it cannot be
         except BrokenSample as broken:
             report.broken.append(broken)
             continue
@@ -85,8 +90,11 @@ def check_dataset(
     return report
 
 
-def _add_sample(report: CheckReport, sample: RegionSample) -> None:
-    report.pictures += 1
+def _add_sample(report: CheckReport, sample: RegionSample | ClipSample) -> None:
+    if isinstance(sample, ClipSample):
+        report.clips += 1
+    else:
+        report.pictures += 1
     for region in sample.regions:
         place = f"{sample.source} region {region.id}"
         report.regions += 1

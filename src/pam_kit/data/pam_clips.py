@@ -1,7 +1,4 @@
-"""PAM's clips as records: the video lines of PAM-data and the released streaming benchmark.
-
-Both are parsed and checked; reading their frames takes a video recipe.
-"""
+"""PAM's clips as records: the video lines of PAM-data and the released streaming benchmark."""
 
 from collections.abc import Callable
 from typing import Any, Literal
@@ -35,18 +32,34 @@ def resolve_mixed_box(box: Box, width: int, height: int) -> tuple[Box, Conventio
     return inside, convention
 
 
-def parse_streaming_line(line: str, source: str, frame_size: Callable[[str], tuple[int, int]]) -> list[SampleRecord]:
+FrameSize = Callable[[str], tuple[int, int]]
+
+
+def parse_streaming_line(line: str, source: str, frame_size: FrameSize) -> list[SampleRecord]:
     """A video of the streaming benchmark -> one clip an event, in order. Raises BrokenSample.
 
     ``frame_size`` gives (width, height) of a frame's path, ``VIDEO/00000.jpg``. A clip's region has the attributes
-    ``video``, ``event`` and ``box_convention``; the caption loses the spaces around it.
+    ``video``, ``event`` and ``box_convention``; the caption loses the spaces around it, and that of the event before
+    is the clip's history.
     """
-    entry = parse_json(line, source)
-    root, events = entry.get("image_root"), entry.get("annotations")
-    if not isinstance(root, str) or not isinstance(events, list) or not events:
-        raise BrokenSample(source, "a video needs image_root and a list of annotations")
-    video = root.rstrip("/").rsplit("/", 1)[-1]
-    return [_event(event, video, f"{source} event {number}", frame_size) for number, event in enumerate(events, 1)]
+    count = len(_streaming_events(line, source)[1])
+    return [parse_streaming_event(line, source, number, frame_size) for number in range(count)]
+
+
+def parse_streaming_event(line: str, source: str, number: int, frame_size: FrameSize) -> SampleRecord:
+    """Event ``number``, counted from 0, of a video of the streaming benchmark; see ``parse_streaming_line``."""
+    video, events = _streaming_events(line, source)
+    previous = events[number - 1].get("gt") if number and isinstance(events[number - 1], dict) else None
+    history = {"en": previous.strip()} if isinstance(previous, str) and previous.strip() else {}
+    return _event(events[number], video, f"{source} event {number + 1}", frame_size, history)
+
+
+def count_streaming_events(line: str) -> int:
+    """How many events a line of the streaming benchmark holds; one that is broken counts as one."""
+    try:
+        return len(_streaming_events(line, "")[1])
+    except BrokenSample:
+        return 1
 
 
 def parse_video_line(line: str, source: str, default_task: str = "caption") -> SampleRecord:
@@ -72,7 +85,15 @@ def parse_video_line(line: str, source: str, default_task: str = "caption") -> S
     return parse_entry({"frames": [f"{root}/{frame}" for frame in frames], "regions": [region]}, source)
 
 
-def _event(event: Any, video: str, source: str, frame_size: Callable[[str], tuple[int, int]]) -> SampleRecord:
+def _streaming_events(line: str, source: str) -> tuple[str, list]:
+    entry = parse_json(line, source)
+    root, events = entry.get("image_root"), entry.get("annotations")
+    if not isinstance(root, str) or not isinstance(events, list) or not events:
+        raise BrokenSample(source, "a video needs image_root and a list of annotations")
+    return root.rstrip("/").rsplit("/", 1)[-1], events
+
+
+def _event(event: Any, video: str, source: str, frame_size: FrameSize, history: dict[str, str]) -> SampleRecord:
     frames, text, box = _event_parts(event, source)
     paths = [f"{video}/{frame}" for frame in frames]
     width, height = frame_size(paths[0])
@@ -86,7 +107,8 @@ def _event(event: Any, video: str, source: str, frame_size: Callable[[str], tupl
         "texts": {"caption": {"en": text.strip()}},
         "attributes": {"video": video, "event": event.get("event_id"), "box_convention": convention},
     }
-    return parse_entry({"frames": paths, "width": width, "height": height, "regions": [region]}, source)
+    entry = {"frames": paths, "width": width, "height": height, "regions": [region]}
+    return parse_entry(entry | ({"history": history} if history else {}), source)
 
 
 def _event_parts(event: Any, source: str) -> tuple[list[str], str, Box]:

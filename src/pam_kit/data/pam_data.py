@@ -69,7 +69,7 @@ def parse_picture_line(line: str, source: str, prompts: Prompts = "box", default
     """A picture's line of PAM-data -> SampleRecord with one region. Raises BrokenSample, for clips too."""
     entry = parse_json(line, source)
     if "frames" in entry or "annotations" in entry or entry.get("type") == "video":
-        raise BrokenSample(source, "a clip; clips need a video recipe, this dataset reads pictures")
+        raise BrokenSample(source, "a clip; this dataset reads pictures, the dataset pam_clips reads clips")
     region: dict[str, Any] = {
         "id": str(entry.get("obj_id") or "0"),
         "texts": conversation_texts(entry.get("conversations"), source, default_task),

@@ -1,5 +1,6 @@
 """From pictures and prompts to the tensors a model takes. Training, evaluation and prediction all come through here."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,12 +12,14 @@ from pam_kit.contracts import (
     BOX_BOTTOM_RIGHT,
     BOX_TOP_LEFT,
     PAD_POINT,
+    ClipBatch,
     PromptBatch,
     Questions,
     RegionBatch,
     RegionPrompt,
     VisionBackbone,
 )
+from pam_kit.errors import PamKitError
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,15 @@ class PreparedImage:
     asked: list[Asked]
 
 
+@dataclass
+class PreparedClip:
+    """A clip as tensors: ``frames`` (F, 3, S, S) uint8, which of them are read, and the first one prepared."""
+
+    first: PreparedImage
+    frames: Tensor
+    read: list[int]
+
+
 def prepare(
     image: np.ndarray,
     prompts: list[RegionPrompt],
@@ -71,10 +83,8 @@ def prepare(
     size = geometry.image_size
     scale = np.array([size / width, size / height], dtype=np.float32)
     located = [_located(prompt, scale) for prompt in prompts]
-    if (height, width) != (size, size):
-        image = np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BICUBIC))
     return PreparedImage(
-        image=torch.from_numpy(np.array(image)).permute(2, 0, 1),
+        image=model_image(image, size),
         points=[points for points, _ in located],
         labels=[labels for _, labels in located],
         prompt_masks=[_coarse(prompt.mask, geometry.mask_size) for prompt in prompts],
@@ -83,8 +93,47 @@ def prepare(
     )
 
 
-def collate(images: list[PreparedImage], geometry: Geometry) -> RegionBatch:
-    """Join prepared pictures into one batch; regions are numbered through."""
+def prepare_clip(
+    frames: Sequence[np.ndarray],
+    read: list[int],
+    prompts: list[RegionPrompt],
+    asked: list[Asked],
+    geometry: Geometry,
+    targets: list[np.ndarray | None] | None = None,
+) -> PreparedClip:
+    """As ``prepare``, for F frames of one size; prompts and targets are of the first, ``read`` indexes frames."""
+    first = prepare(frames[0], prompts, asked, geometry, targets)
+    others = [model_image(frame, geometry.image_size) for frame in frames[1:]]
+    return PreparedClip(first, torch.stack([first.image, *others]), read)
+
+
+def model_image(image: np.ndarray, size: int) -> Tensor:
+    """(H, W, 3) uint8 -> (3, S, S) uint8; bicubic, the aspect ratio is not kept."""
+    if image.shape[:2] != (size, size):
+        image = np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BICUBIC))
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1)
+
+
+def collate(items: Sequence[PreparedImage | PreparedClip], geometry: Geometry) -> RegionBatch | ClipBatch:
+    """Join prepared pictures, or prepared clips, into one batch; regions are numbered through."""
+    clips = [item for item in items if isinstance(item, PreparedClip)]
+    if not clips:
+        return _collate_pictures([item for item in items if isinstance(item, PreparedImage)], geometry)
+    if len(clips) < len(items):
+        raise PamKitError("a batch holds pictures or clips, not both")
+    batch = _collate_pictures([clip.first for clip in clips], geometry)
+    return ClipBatch(
+        frames=[clip.frames for clip in clips],
+        read=[clip.read for clip in clips],
+        clip_index=batch.image_index,
+        prompts=batch.prompts,
+        questions=batch.questions,
+        target_masks=batch.target_masks,
+        has_target=batch.has_target,
+    )
+
+
+def _collate_pictures(images: list[PreparedImage], geometry: Geometry) -> RegionBatch:
     counts = [len(item.points) for item in images]
     first = np.cumsum([0, *counts])
     asked = [(first[i] + one.region, one) for i, item in enumerate(images) for one in item.asked]

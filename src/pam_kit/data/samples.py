@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from pam_kit.contracts import Region, RegionPrompt, RegionSample
+from pam_kit.contracts import ClipSample, Region, RegionPrompt, RegionSample
+from pam_kit.data.clips import FrameFiles
 from pam_kit.data.masks import MaskError, decode_segmentation, encode_rle
 from pam_kit.data.pictures import read_picture
 from pam_kit.data.schema import RegionRecord, SampleRecord, parse_line, record_line
@@ -23,9 +24,31 @@ def load_sample(record: SampleRecord, image_root: Path, box_tolerance: float = 0
     that do not fit the picture.
     """
     if record.image is None:
-        reason = f"a clip of {len(record.frames)} frames; clips need a video recipe, this dataset reads pictures"
+        reason = f"a clip of {len(record.frames)} frames; this dataset reads pictures, the dataset clips reads clips"
         raise BrokenSample(record.source, reason)
     image = read_picture(image_root / record.image, record.source)
+    return RegionSample(record.source, image, _checked_regions(record, image, box_tolerance))
+
+
+def load_clip(record: SampleRecord, image_root: Path, box_tolerance: float = 0.0) -> ClipSample:
+    """Read the first frame of ``record`` below ``image_root`` and build its regions; the other frames are read later.
+
+    The clip begins with the frame in which its regions are pointed at. Raises BrokenSample as ``load_sample``, for a
+    picture, and for regions that are pointed at in different frames.
+    """
+    if record.image is not None:
+        raise BrokenSample(record.source, "a picture; this dataset reads clips, the dataset jsonl reads pictures")
+    starts = sorted({region.frame for region in record.regions})
+    if len(starts) > 1:
+        places = ", ".join(map(str, starts))
+        reason = f"its regions are pointed at in different frames ({places}); give each its own line"
+        raise BrokenSample(record.source, reason)
+    frames = FrameFiles([image_root / frame for frame in record.frames[starts[0] :]], record.source)
+    regions = _checked_regions(record, frames[0], box_tolerance)
+    return ClipSample(record.source, frames, regions, record.history)
+
+
+def _checked_regions(record: SampleRecord, image: np.ndarray, box_tolerance: float) -> list[Region]:
     _check_size(record, image)
     regions = []
     for region in record.regions:
@@ -33,7 +56,7 @@ def load_sample(record: SampleRecord, image_root: Path, box_tolerance: float = 0
             regions.append(_region(region, image.shape[1], image.shape[0], box_tolerance))
         except (MaskError, PromptError) as error:
             raise BrokenSample(record.source, f"region {region.id!r}: {error}") from error
-    return RegionSample(record.source, image, regions)
+    return regions
 
 
 def picture_folder(folder: str | Path) -> Path:

@@ -7,8 +7,8 @@ A picture::
          "texts": {"recognize": {"en": "cup", "zh": "杯子"}}}]}
 
 ``width`` and ``height`` are of the upright picture; they may be left out and are checked where given. A clip has
-``"frames": ["0001.jpg", ...]`` in the place of ``image``, and its regions may say in which ``frame`` (an index, 0 by
-default) they are pointed at.
+``"frames": ["0001.jpg", ...]`` in the place of ``image``; its regions may say in which ``frame`` (an index, 0 by
+default) they are pointed at, and ``history`` what was said about the video before the clip, by language.
 
 A region has an ``id`` of its own; ``box`` [x1, y1, x2, y2], ``points`` [[x, y], ...] with ``labels`` (1 inside, 0
 outside) and ``prompt_mask`` say how it is pointed at, in pixels; ``mask`` is what should come out, ``texts`` what
@@ -21,22 +21,27 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, NoReturn, Protocol
 
-from pam_kit.contracts import RegionSample
+from pam_kit.contracts import ClipSample, RegionSample
 from pam_kit.errors import BrokenSample
 from pam_kit.tasks import LANGUAGES, TASKS
 
-_SAMPLE_KEYS = ("image", "frames", "width", "height", "regions")
+_SAMPLE_KEYS = ("image", "frames", "width", "height", "regions", "history")
 # No picture has so many pixels a side; NaN and infinity are not below it either.
 _FAR_AWAY = 1e9
 _REGION_KEYS = ("id", "box", "points", "labels", "prompt_mask", "mask", "texts", "attributes", "frame")
 
 
 class RegionDataset(Protocol):
-    """What a dataset component offers. ``__getitem__`` raises BrokenSample for a sample that cannot be used."""
+    """What a dataset component offers. ``__getitem__`` raises BrokenSample for a sample that cannot be used.
+
+    A dataset holds pictures or clips; the latter sets ``clips``.
+    """
+
+    clips: bool = False
 
     def __len__(self) -> int: ...
 
-    def __getitem__(self, index: int) -> RegionSample: ...
+    def __getitem__(self, index: int) -> RegionSample | ClipSample: ...
 
     def texts(self) -> Iterator[str]: ...
 
@@ -66,6 +71,7 @@ class SampleRecord:
     frames: tuple[str, ...] = ()
     width: int | None = None
     height: int | None = None
+    history: dict[str, str] = field(default_factory=dict)
 
     def texts(self) -> Iterator[str]:
         for region in self.regions:
@@ -111,9 +117,10 @@ def parse_entry(entry: dict[str, Any], source: str) -> SampleRecord:
         regions = tuple(_region(item, index) for index, item in enumerate(_regions(entry)))
         _check_ids(regions)
         _check_frames(regions, frames)
+        history = _history(entry.get("history"), frames)
     except _Defect as defect:
         raise BrokenSample(source, str(defect)) from defect
-    return SampleRecord(source, regions, image, frames, width, height)
+    return SampleRecord(source, regions, image, frames, width, height, history)
 
 
 def record_line(record: SampleRecord) -> str:
@@ -121,6 +128,8 @@ def record_line(record: SampleRecord) -> str:
     entry: dict[str, Any] = {"image": record.image} if record.image is not None else {"frames": list(record.frames)}
     if record.width is not None:
         entry |= {"width": record.width, "height": record.height}
+    if record.history:
+        entry["history"] = record.history
     entry["regions"] = [
         {key: value for key in _REGION_KEYS if (value := getattr(region, key)) or key == "id"}
         for region in record.regions
@@ -256,6 +265,16 @@ def _mask(value: Any, what: str) -> Any:
     if value is not None and not (isinstance(value, dict | list) and value):
         raise _Defect(f"{what} must be an RLE or a list of polygons, not {value!r}")
     return value
+
+
+def _history(value: Any, frames: tuple[str, ...]) -> dict[str, str]:
+    if value is not None and not frames:
+        raise _Defect("history is of clips; a picture has none")
+    for language, text in _object(value, "history").items():
+        if language not in LANGUAGES:
+            raise _Defect(f"unknown language {language!r}; the languages are {', '.join(LANGUAGES)}")
+        _text(text, f"history {language}")
+    return value or {}
 
 
 def _texts(value: Any) -> dict[str, dict[str, str]]:

@@ -1,17 +1,22 @@
 """The training set as an endless row of positions: what is drawn at a position depends on the seed and it alone."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 from torch.utils.data import Dataset, Sampler
 
-from pam_kit.contracts import Region, RegionSample
-from pam_kit.data.prepare import Asked, Geometry, PreparedImage, collate, prepare
+from pam_kit.contracts import ClipSample, Region, RegionSample
+from pam_kit.data.clips import sampled_frames
+from pam_kit.data.mixture import Mixture, Place
+from pam_kit.data.prepare import Asked, Geometry, PreparedClip, PreparedImage, collate, prepare, prepare_clip
 from pam_kit.data.prompting import drawn_prompt
-from pam_kit.data.schema import RegionDataset
 from pam_kit.errors import BrokenSample, PromptError
 from pam_kit.sections import DataSection
-from pam_kit.tasks import question
+from pam_kit.tasks import clip_question, question
+
+# Samples drawn in the place of a broken one before the position is given up.
+REPLACEMENTS = 8
 
 
 class EndlessPositions(Sampler[int]):
@@ -30,42 +35,71 @@ class EndlessPositions(Sampler[int]):
         return 10**9
 
 
-class TrainingView(Dataset):
-    """Pictures with drawn prompts and questions.
+@dataclass
+class Drawn:
+    """What a position holds: a prepared picture or clip, or None where none could be used, and the broken ones."""
 
-    ``view[position]`` is sample ``permutation(position // n)[position % n]`` of the dataset, with prompts and
-    questions drawn from (seed, position), or the BrokenSample where the sample cannot be used.
+    item: PreparedImage | PreparedClip | None
+    broken: list[BrokenSample] = field(default_factory=list)
+
+
+class TrainingView(Dataset):
+    """Pictures and clips with drawn prompts and questions.
+
+    ``view[position]`` is the sample that ``mixture`` has at that position, with prompts and questions drawn from
+    (seed, position). Where it is broken, another one of the same set stands in its place, so that batches are full.
     """
 
-    def __init__(self, dataset: RegionDataset, section: DataSection, geometry: Geometry, seed: int):
-        if len(dataset) == 0:
-            raise BrokenSample(type(dataset).__name__, "the training set is empty")
-        self.dataset, self.section, self.geometry, self.seed = dataset, section, geometry, seed
-        self._epoch, self._order = -1, np.arange(0)
+    def __init__(self, mixture: Mixture, section: DataSection, geometry: Geometry, seed: int):
+        self.mixture, self.section, self.geometry, self.seed = mixture, section, geometry, seed
 
-    def __getitem__(self, position: int) -> PreparedImage | BrokenSample:
-        epoch, index = divmod(position, len(self.dataset))
-        if epoch != self._epoch:
-            self._epoch = epoch
-            self._order = np.random.default_rng([self.seed, 1, epoch]).permutation(len(self.dataset))
-        try:
-            sample = self.dataset[int(self._order[index])]
-            return self._prepared(sample, np.random.default_rng([self.seed, 2, position]))
-        except BrokenSample as broken:
-            return broken
+    def __getitem__(self, position: int) -> Drawn:
+        place = self.mixture.place(position)
+        drawn = Drawn(None)
+        for attempt in range(1 + REPLACEMENTS):
+            try:
+                sample = self.mixture.read(place)
+                drawn.item = self._prepared(sample, place, np.random.default_rng([self.seed, 2, position]))
+                return drawn
+            except BrokenSample as broken:
+                drawn.broken.append(broken)
+            rng = np.random.default_rng([self.seed, 4, position, attempt])
+            place = place._replace(index=int(rng.integers(len(self.mixture.sets[place.number]))))
+        return drawn
 
-    def _prepared(self, sample: RegionSample, rng: np.random.Generator) -> PreparedImage:
-        height, width = sample.image.shape[:2]
+    def _prepared(self, sample: RegionSample | ClipSample, place: Place, rng: np.random.Generator):
+        picture = sample.frames[0] if isinstance(sample, ClipSample) else sample.image
+        height, width = picture.shape[:2]
         limit = min(len(sample.regions), self.section.regions_per_image)
-        regions = [sample.regions[i] for i in rng.permutation(len(sample.regions))[:limit]]
-        asked = [one for i, region in enumerate(regions) for one in self._asked(i, region, rng)]
+        chosen = [int(i) for i in rng.permutation(len(sample.regions))[:limit]]
+        regions = [sample.regions[i] for i in chosen]
+        history = sample.history if isinstance(sample, ClipSample) else None
+        asked = [one for i, region in enumerate(regions) for one in self._asked(i, region, history, rng)]
         if not asked and all(region.mask is None for region in regions):
             raise BrokenSample(sample.source, "no region has a mask or a text of the recipe's tasks and languages")
         try:
-            prompts = [self._prompt(region, width, height, rng) for region in regions]
-            return prepare(sample.image, prompts, asked, self.geometry, [region.mask for region in regions])
+            prompts = [
+                self._prompt(region, width, height, self._prompt_rng(place, i, rng))
+                for i, region in zip(chosen, regions, strict=True)
+            ]
+            targets = [region.mask for region in regions]
+            if isinstance(sample, ClipSample):
+                return self._prepared_clip(sample, prompts, asked, targets)
+            return prepare(picture, prompts, asked, self.geometry, targets)
         except PromptError as error:
             raise BrokenSample(sample.source, str(error)) from error
+
+    def _prepared_clip(self, sample: ClipSample, prompts, asked: list[Asked], targets) -> PreparedClip:
+        read = sampled_frames(len(sample.frames), self.section.clip_frames)
+        tracked = range(len(sample.frames)) if self.section.clip_tracking == "all" else read
+        frames = [sample.frames[i] for i in tracked]
+        return prepare_clip(frames, [tracked.index(i) for i in read], prompts, asked, self.geometry, targets)
+
+    def _prompt_rng(self, place: Place, region: int, rng: np.random.Generator) -> np.random.Generator:
+        """Kept features are of a picture and a prompt: there, the prompt is always the same one."""
+        if self.section.cache_features:
+            return np.random.default_rng([self.seed, 5, place.number, place.index, region])
+        return rng
 
     def _prompt(self, region: Region, width: int, height: int, rng: np.random.Generator):
         if region.mask is None:
@@ -74,7 +108,10 @@ class TrainingView(Dataset):
             return region.prompt
         return drawn_prompt(region, _draw(self.section.prompts, rng), width, height, rng)
 
-    def _asked(self, index: int, region: Region, rng: np.random.Generator) -> list[Asked]:
+    def _asked(
+        self, index: int, region: Region, history: dict[str, str] | None, rng: np.random.Generator
+    ) -> list[Asked]:
+        """``history`` is None for a picture."""
         offered = {
             (task, language): self.section.tasks[task] * self.section.languages[language]
             for task, by_language in region.texts.items()
@@ -85,14 +122,18 @@ class TrainingView(Dataset):
         for _ in range(min(self.section.questions_per_region, len(offered))):
             task, language = pair = _draw(offered, rng)
             del offered[pair]
-            chosen.append(Asked(index, task, language, question(task, language), region.texts[task][language]))
+            if history is None:
+                words = question(task, language)
+            else:
+                words = clip_question(task, language, history.get(language))
+            chosen.append(Asked(index, task, language, words, region.texts[task][language]))
         return chosen
 
 
-def collate_training(items: Sequence[PreparedImage | BrokenSample], geometry: Geometry):
-    """-> (RegionBatch or None where every sample is broken, the broken ones)."""
-    broken = [item for item in items if isinstance(item, BrokenSample)]
-    good = [item for item in items if not isinstance(item, BrokenSample)]
+def collate_training(items: Sequence[Drawn], geometry: Geometry):
+    """-> (RegionBatch or ClipBatch, or None where every sample is broken; the broken ones)."""
+    good = [drawn.item for drawn in items if drawn.item is not None]
+    broken = [one for drawn in items for one in drawn.broken]
     return (collate(good, geometry) if good else None), broken
 
 

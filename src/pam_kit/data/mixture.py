@@ -1,0 +1,101 @@
+"""Several training sets as one: which set, and which place in it, a position of the training reads."""
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from pam_kit.contracts import ClipSample, RegionSample
+from pam_kit.data.schema import RegionDataset
+from pam_kit.errors import BrokenSample, PamKitError
+
+_BLOCK = 4096
+
+
+class Place(NamedTuple):
+    """Sample ``index`` of set ``number``, in pass ``epoch`` over it."""
+
+    number: int
+    epoch: int
+    index: int
+
+
+class Mixture:
+    """Training sets that take turns: all samples of an optimiser step come from one set.
+
+    So a step holds pictures or clips, not both. Which set a step reads is drawn from (seed, step) with the sets'
+    shares; each set goes on where its last step ended, in an order of its own in every pass.
+
+    Args:
+        sets: the datasets.
+        shares: of the steps, one for each set; they need not sum to 1.
+        step_size: samples an optimiser step, over all devices.
+        seed: of the draws and orders.
+    """
+
+    def __init__(self, sets: Sequence[RegionDataset], shares: Sequence[float], step_size: int, seed: int):
+        self.sets, self.step_size, self.seed = list(sets), step_size, seed
+        if any(share <= 0 for share in shares):
+            raise PamKitError(f"the shares of training sets must be above 0, not {list(shares)}")
+        for dataset in self.sets:
+            if len(dataset) == 0:
+                raise BrokenSample(type(dataset).__name__, "the training set is empty")
+        self._shares = np.asarray(shares, dtype=float) / sum(shares)
+        self._turns = np.zeros(0, dtype=np.int64)  # the set of each step
+        self._before = np.zeros((0, len(self.sets)), dtype=np.int64)  # steps of each set before each step
+        self._orders: dict[int, tuple[int, np.ndarray]] = {}
+
+    @classmethod
+    def of(cls, dataset: RegionDataset, seed: int) -> "Mixture":
+        """A single set."""
+        return cls([dataset], [1.0], 1, seed)
+
+    @property
+    def clips(self) -> bool:
+        """Whether any set has clips."""
+        return any(getattr(dataset, "clips", False) for dataset in self.sets)
+
+    def __len__(self) -> int:
+        """Samples of all sets together."""
+        return sum(len(dataset) for dataset in self.sets)
+
+    def texts(self) -> Iterator[str]:
+        for dataset in self.sets:
+            yield from dataset.texts()
+
+    def place(self, position: int) -> Place:
+        """What is read at a position of the training; depends on the seed and the position alone."""
+        number, own = self._own_position(position)
+        epoch, index = divmod(own, len(self.sets[number]))
+        return Place(number, epoch, int(self._order(number, epoch)[index]))
+
+    def read(self, place: Place) -> RegionSample | ClipSample:
+        """Raises BrokenSample."""
+        return self.sets[place.number][place.index]
+
+    def _own_position(self, position: int) -> tuple[int, int]:
+        """The set, and how many of its samples were read before."""
+        if len(self.sets) == 1:
+            return 0, position
+        step, offset = divmod(position, self.step_size)
+        while step >= len(self._turns):
+            self._draw_turns()
+        number = int(self._turns[step])
+        return number, int(self._before[step, number]) * self.step_size + offset
+
+    def _draw_turns(self) -> None:
+        rng = np.random.default_rng([self.seed, 3, len(self._turns) // _BLOCK])
+        turns = rng.choice(len(self.sets), size=_BLOCK, p=self._shares)
+        counted = np.cumsum(turns[:, None] == np.arange(len(self.sets)), axis=0)
+        last = self._before[-1] + (self._turns[-1] == np.arange(len(self.sets))) if len(self._turns) else 0
+        first = np.zeros((1, len(self.sets)), dtype=np.int64)
+        self._before = np.concatenate([self._before, np.concatenate([first, counted[:-1]]) + last])
+        self._turns = np.concatenate([self._turns, turns])
+
+    def _order(self, number: int, epoch: int) -> np.ndarray:
+        known, order = self._orders.get(number, (-1, np.zeros(0)))
+        if known != epoch:
+            key = [self.seed, 1, epoch, number] if number else [self.seed, 1, epoch]
+            order = np.random.default_rng(key).permutation(len(self.sets[number]))
+            self._orders[number] = (epoch, order)
+        return order
