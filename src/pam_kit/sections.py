@@ -3,7 +3,7 @@ is built, and the comment line above it is what `pam-kit recipes --keys` prints.
 """
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 SLOTS = ("backbone", "perceiver", "projector", "decoder")
 DATASET_SLOT = "dataset"
@@ -28,6 +28,16 @@ class ModelSection:
 
 
 @dataclass
+class MixedIn:
+    """A further training set."""
+
+    # a registered dataset and its arguments
+    dataset: ComponentChoice
+    # its share of the optimiser steps; data.train has what is left
+    share: float
+
+
+@dataclass
 class DataSection:
     # the training set: a registered dataset and its arguments
     train: ComponentChoice
@@ -47,6 +57,10 @@ class DataSection:
     num_workers: int = 1
     # frames of a clip whose tokens are read; a shorter clip is read whole
     clip_frames: int = 16
+    # a region is tracked through the frames that are read, or through all of its clip, as released PAM does
+    clip_tracking: Literal["read", "all"] = "read"
+    # further training sets by name; every optimiser step reads one set
+    mixed_in: dict[str, MixedIn] = field(default_factory=dict)
     # keep what a frozen backbone makes of a picture and a prompt on disk, for small studies: later passes and runs skip
     # the backbone. Every region then keeps the one prompt that is drawn for it
     cache_features: bool = False

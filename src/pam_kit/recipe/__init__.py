@@ -1,6 +1,16 @@
 """YAML -> a checked, typed recipe; every mistake reported at once. Torch-free."""
 
 from pam_kit.recipe.load import RecipeKey, load_recipe, resolved_yaml, shipped_recipes, valid_keys
+from pam_kit.recipe.schedule import Schedule, load_schedule
 from pam_kit.recipe.source import find_recipe
 
-__all__ = ["RecipeKey", "find_recipe", "load_recipe", "resolved_yaml", "shipped_recipes", "valid_keys"]
+__all__ = [
+    "RecipeKey",
+    "Schedule",
+    "find_recipe",
+    "load_recipe",
+    "load_schedule",
+    "resolved_yaml",
+    "shipped_recipes",
+    "valid_keys",
+]

@@ -11,10 +11,9 @@ from typing import Any
 
 import yaml
 
-from pam_kit.recipe.check import add_defaults, check
-from pam_kit.recipe.interpolation import interpolate
-from pam_kit.recipe.marked_yaml import Marked, Place, Problems, RecipeDumper
-from pam_kit.recipe.merge import merge
+from pam_kit.errors import RecipeError
+from pam_kit.recipe.marked_yaml import RecipeDumper
+from pam_kit.recipe.schedule import load_schedule
 from pam_kit.recipe.schema import (
     default_of,
     is_optional,
@@ -24,7 +23,7 @@ from pam_kit.recipe.schema import (
     recipe_fields,
     section_types,
 )
-from pam_kit.recipe.source import find_recipe, read_override, read_recipe, shipped_files
+from pam_kit.recipe.source import shipped_files
 from pam_kit.recipe.values import type_name
 from pam_kit.sections import ComponentChoice, ModelSection, Recipe
 
@@ -37,19 +36,11 @@ def load_recipe(path_or_name: str | Path, overrides: Sequence[str] = ()) -> Reci
     Raises:
         RecipeError: every mistake in it, with file, line and key; or there is no such recipe.
     """
-    path = find_recipe(path_or_name)
-    problems = Problems()
-    root = read_recipe(path, problems)
-    for text in overrides:
-        override = read_override(text, problems)
-        root = merge(root, override, problems) if override else root
-    root.value.setdefault("name", Marked(path.stem, Place(str(path), 1)))
-    add_defaults(root)
-    interpolate(root, problems)
-    recipe = check(root, problems)
-    problems.raise_any()
-    recipe.source, recipe.overrides = str(path), list(overrides)
-    return recipe
+    schedule = load_schedule(path_or_name, overrides)
+    if not schedule.single:
+        stages = ", ".join(stage.name for stage in schedule.stages)
+        raise RecipeError([f"{schedule.source} is a schedule of the stages {stages}; name one run, or use pam-kit fit"])
+    return schedule.stages[0]
 
 
 def shipped_recipes() -> dict[str, tuple[Path, str]]:

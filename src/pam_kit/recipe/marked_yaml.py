@@ -41,6 +41,15 @@ class Marked:
             return {key: item.plain() for key, item in self.value.items()}
         return [item.plain() for item in self.value] if isinstance(self.value, list) else self.value
 
+    def copy(self) -> "Marked":
+        """The same value in nodes of its own."""
+        value = self.value
+        if isinstance(value, dict):
+            value = {key: item.copy() for key, item in value.items()}
+        elif isinstance(value, list):
+            value = [item.copy() for item in value]
+        return Marked(value, self.place, self.partial)
+
 
 class Problems:
     """Mistakes of one recipe, kept until all of it has been looked at.

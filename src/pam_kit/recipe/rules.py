@@ -11,6 +11,7 @@ from pam_kit.sections import (
     DataSection,
     EvaluateSection,
     LossWeights,
+    MixedIn,
     Recipe,
     SplitChoice,
     TrainSection,
@@ -19,6 +20,8 @@ from pam_kit.tasks import LANGUAGES, TASKS
 
 TRAINING_PROMPTS = ("box", "point", "mask")
 JOINING_PARTS = ("perceiver", "decoder")
+COMPILED_PARTS = ("perceiver", "projector", "decoder")
+LOGGERS = ("csv", "tensorboard", "wandb")
 EVALUATION_PROMPTS = (*TRAINING_PROMPTS, "whole_image", "given")
 
 # A rule looks at one value of the right type and yields what is wrong with it: an entry (or None for all) and a text.
@@ -71,6 +74,12 @@ def _not_empty(value: list) -> _Findings:
         yield None, "must name at least one"
 
 
+def _leaves_something(value: dict[str, MixedIn]) -> _Findings:
+    total = sum(mixed.share for mixed in value.values())
+    if total >= 1:
+        yield None, f"the shares sum to {total:g} and leave no step to data.train; they must sum to less than 1"
+
+
 def _two(value: list) -> _Findings:
     if len(value) != 2:
         yield None, f"must be two numbers, not {len(value)}"
@@ -97,8 +106,10 @@ _RULES: dict[type, dict[str, list[_Rule]]] = {
         "prompts": _shares("prompt", TRAINING_PROMPTS),
         "num_workers": [_not_negative],
         "max_broken_share": [_number("from 0 to 1", lambda value: 0 <= value <= 1)],
-        **dict.fromkeys(("regions_per_image", "questions_per_region"), [_positive]),
+        **dict.fromkeys(("regions_per_image", "questions_per_region", "clip_frames"), [_positive]),
+        "mixed_in": [_leaves_something],
     },
+    MixedIn: {"share": [_number("above 0 and below 1", lambda value: 0 < value < 1)]},
     LossWeights: dict.fromkeys((field.name for field in fields(LossWeights)), [_not_negative]),
     TrainSection: {
         "trainable": [_names("part", TRAINABLE_PARTS)],
@@ -109,6 +120,9 @@ _RULES: dict[type, dict[str, list[_Rule]]] = {
         **dict.fromkeys(("weight_decay", "gradient_clip"), [_not_negative]),
         **dict.fromkeys(("learning_rate", "max_steps", "epochs", "num_nodes", "num_threads"), [_positive]),
         "decoder_questions": [_positive],
+        "compile": [_names("part", COMPILED_PARTS)],
+        "loggers": [_names("logger", LOGGERS)],
+        "preview_every": [_positive],
         "alignment_tasks": [_optional(_names("task", TASKS))],
         **dict.fromkeys(("global_batch_size", "device_batch_size", "log_every", "checkpoint_every"), [_positive]),
     },

@@ -52,23 +52,31 @@ def read_recipe(path: Path, problems: Problems, children: tuple[Path, ...] = ())
     """The file at ``path`` on top of all that it extends."""
     root = _read_file(path, problems)
     parent = root.value.pop("extends", None)
-    if parent is None:
+    inherited = None if parent is None else extended(parent, path, problems, children)
+    if inherited is None:
         return root
+    inherited.value.pop("name", None)  # a recipe is called as it says itself, or as its file
+    return merge(inherited, root, problems)
+
+
+def extended(parent: Marked, path: Path, problems: Problems, children: tuple[Path, ...] = ()) -> Marked | None:
+    """The recipe that ``parent``, an ``extends`` of the file at ``path``, names; None if there is none.
+
+    ``children`` are the files that extend the one at ``path``.
+    """
     if not isinstance(parent.value, str):
         problems.unreadable(parent.place, "extends", f"expected a file or a recipe's name, got {parent.plain()!r}")
-        return root
+        return None
     found = _find(parent.value, path.parent)
     children = (*children, path)
     if found is None:
         problems.unreadable(parent.place, "extends", _not_found(parent.value, path.parent))
-    elif any(found.samefile(child) for child in children):
+        return None
+    if any(found.samefile(child) for child in children):
         chain = " -> ".join(str(file) for file in (*children, found))
         problems.unreadable(parent.place, "extends", f"a recipe cannot extend itself: {chain}")
-    else:
-        inherited = read_recipe(found, problems, children)
-        inherited.value.pop("name", None)  # a recipe is called as it says itself, or as its file
-        return merge(inherited, root, problems)
-    return root
+        return None
+    return read_recipe(found, problems, children)
 
 
 def _read_file(path: Path, problems: Problems) -> Marked:
