@@ -1,12 +1,14 @@
 """RegionVLM: backbone -> perceiver -> projector -> decoder, as in PAM's Figure 3. Knows no files and no training."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from pam_kit.contracts import (
+    ClipBatch,
     Decoder,
     GeneratedText,
     Perceiver,
@@ -21,7 +23,8 @@ from pam_kit.contracts import (
 )
 from pam_kit.errors import PamKitError
 from pam_kit.registry import find
-from pam_kit.sections import Recipe
+from pam_kit.sections import SLOTS, Recipe
+from pam_kit.weights import without_pretrained_weights
 
 
 class RegionPrefix(nn.Module):
@@ -47,7 +50,9 @@ class RegionPrefix(nn.Module):
         An image is visual + 1 + N + 1 long, or visual + 1 where N = 0; a frame is one longer.
         """
         if isinstance(frames, ProjectedTokens):
-            return torch.cat(self._pieces(frames), dim=1)
+            image = torch.cat(self._pieces(frames), dim=1)
+            # Devices that see an image and devices that see a clip in the same step have the same gradients.
+            return image if self.frame_newline is None else image + 0 * self.frame_newline
         pieces = []
         for tokens in frames:
             pieces += self._pieces(tokens)
@@ -86,16 +91,20 @@ class RegionVLM(nn.Module):
         self.prefix = RegionPrefix(decoder.embed_dim, perceiver.num_semantic_tokens > 0, backbone.tracks)
 
     @classmethod
-    def from_recipe(cls, recipe: Recipe) -> "RegionVLM":
-        """Build the four parts a recipe names; the model supplies the widths on which they have to agree."""
-        chosen = recipe.model
-        backbone = find("backbone", chosen.backbone.name).build(**chosen.backbone.arguments)
-        decoder = find("decoder", chosen.decoder.name).build(**chosen.decoder.arguments)
-        width = {"embed_dim": backbone.embed_dim}
-        perceiver = find("perceiver", chosen.perceiver.name).build(**width, **chosen.perceiver.arguments)
-        projector = find("projector", chosen.projector.name).build(
-            **width, output_dim=decoder.embed_dim, **chosen.projector.arguments
-        )
+    def from_recipe(cls, recipe: Recipe, pretrained: Collection[str] = SLOTS) -> "RegionVLM":
+        """Build the four parts a recipe names; the model supplies the widths on which they have to agree.
+
+        ``pretrained``: the slots whose pretrained weights are read; the others are about to be filled otherwise.
+        """
+
+        def build(slot: str, **widths: int):
+            choice = getattr(recipe.model, slot)
+            with nullcontext() if slot in pretrained else without_pretrained_weights():
+                return find(slot, choice.name).build(**widths, **choice.arguments)
+
+        backbone, decoder = build("backbone"), build("decoder")
+        perceiver = build("perceiver", embed_dim=backbone.embed_dim)
+        projector = build("projector", embed_dim=backbone.embed_dim, output_dim=decoder.embed_dim)
         return cls(backbone, perceiver, projector, decoder)
 
     @classmethod
@@ -139,6 +148,15 @@ class RegionVLM(nn.Module):
                 f"the clip has {index + 1 if first else 0} frames, but frames {list(read)} are to be read"
             )
         return first, tokens
+
+    def read_clips(self, batch: ClipBatch) -> tuple[list[RegionFeatures], list[Tensor]]:
+        """-> the features of each clip's regions in its first frame, and the R prefixes (L, D); L differs by clip."""
+        features, prefixes = [], []
+        for clip, (frames, read) in enumerate(zip(batch.frames, batch.read, strict=True)):
+            first, tokens = self.follow(frames, read, batch.prompts.of_rows(batch.clip_index == clip))
+            features.append(first)
+            prefixes += list(self.prefix(tokens))
+        return features, prefixes
 
     def clip_parameters(self) -> list[nn.Parameter]:
         """Parameters that images never reach: they are those of later frames and of the separator between frames."""

@@ -6,7 +6,6 @@ import pytest
 import torch
 from torchvision.ops import sigmoid_focal_loss
 
-from pam_kit.contracts import RegionFeatures
 from pam_kit.sections import LossWeights
 from pam_kit.training.losses import bce_loss, dice_loss, focal_loss, mask_iou, mask_losses, weighted_sum
 
@@ -18,12 +17,6 @@ def random_masks(*shape: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor
 
 def logit(p: float) -> float:
     return math.log(p / (1 - p))
-
-
-def features(candidate_logits: torch.Tensor, candidate_iou: torch.Tensor) -> RegionFeatures:
-    """Only what the losses read; the rest is None."""
-    others = dict.fromkeys(RegionFeatures.__dataclass_fields__)
-    return RegionFeatures(**others | {"candidate_logits": candidate_logits, "candidate_iou": candidate_iou})
 
 
 def test_dice_by_hand():
@@ -67,7 +60,7 @@ def test_the_first_candidate_and_the_best_other_one_learn():
     # Region 0: candidate 2 is best of the others although the first is better still; region 1: candidate 3.
     strength = torch.tensor([[5.0, -1.0, 2.0, 0.5], [-3.0, -1.0, 0.1, 4.0]])
     logits = (strength[..., None, None] * sign).requires_grad_()
-    losses = mask_losses(features(logits, torch.zeros(2, 4)), target, torch.tensor([True, True]))
+    losses = mask_losses(logits, torch.zeros(2, 4), target, torch.tensor([True, True]))
     learning = torch.tensor([[1.0, 0, 1, 0], [1, 0, 0, 1]])
     for name, loss in (("dice", dice_loss), ("bce", bce_loss), ("focal", focal_loss)):
         each = loss(logits.detach(), target.expand_as(logits))
@@ -78,7 +71,7 @@ def test_the_first_candidate_and_the_best_other_one_learn():
 
 def test_a_single_candidate_learns_alone():
     logits, target = random_masks(3, 1, 4, 4)
-    losses = mask_losses(features(logits, torch.zeros(3, 1)), target, torch.ones(3, dtype=torch.bool))
+    losses = mask_losses(logits, torch.zeros(3, 1), target, torch.ones(3, dtype=torch.bool))
     torch.testing.assert_close(losses["dice"], dice_loss(logits, target).mean())
 
 
@@ -88,7 +81,7 @@ def test_the_iou_head_learns_the_iou_of_every_candidate():
     predicted = torch.tensor([[0.9, 0.5, 0.0]], requires_grad=True)
     full, half, none = torch.ones(2, 2), torch.tensor([[1.0, -1], [-1, -1]]), -torch.ones(2, 2)
     logits = torch.stack([full, half, none])[None]  # IoU with the upper row: 1/2, 1/2, 0
-    losses = mask_losses(features(logits, predicted), target, torch.tensor([True]))
+    losses = mask_losses(logits, predicted, target, torch.tensor([True]))
     torch.testing.assert_close(losses["iou"].detach(), torch.tensor(0.4**2 / 3))
     losses["iou"].backward()
     torch.testing.assert_close(predicted.grad, torch.tensor([[2 * 0.4 / 3, 0.0, 0.0]]))
@@ -97,8 +90,8 @@ def test_the_iou_head_learns_the_iou_of_every_candidate():
 def test_regions_without_a_target_do_not_count():
     logits, target = random_masks(4, 3, 8, 8)
     target, has_target = target[:, :1], torch.tensor([False, True, False, True])
-    some = mask_losses(features(logits, torch.zeros(4, 3)), target, has_target)
-    alone = mask_losses(features(logits[has_target], torch.zeros(2, 3)), target[has_target], torch.tensor([True, True]))
+    some = mask_losses(logits, torch.zeros(4, 3), target, has_target)
+    alone = mask_losses(logits[has_target], torch.zeros(2, 3), target[has_target], torch.tensor([True, True]))
     for name in ("dice", "bce", "focal"):
         torch.testing.assert_close(some[name], alone[name])
 
@@ -106,7 +99,7 @@ def test_regions_without_a_target_do_not_count():
 def test_without_any_target_the_losses_are_zero_but_connected():
     logits, target = random_masks(2, 3, 4, 4)
     logits.requires_grad_()
-    losses = mask_losses(features(logits, torch.zeros(2, 3)), target[:, :1], torch.tensor([False, False]))
+    losses = mask_losses(logits, torch.zeros(2, 3), target[:, :1], torch.tensor([False, False]))
     assert {name: float(loss.detach()) for name, loss in losses.items()} == dict(dice=0, bce=0, focal=0, iou=0)
     weighted_sum(losses, LossWeights()).backward()
     assert logits.grad is not None and not logits.grad.any()

@@ -8,6 +8,7 @@ import torch
 from pam_kit.contracts import Questions, RegionBatch
 from pam_kit.errors import PamKitError
 from pam_kit.training.module import RegionTrainer
+from pam_kit.training.steps import Packet
 
 TEXT_ONLY = ("train.trainable=[decoder]", "train.loss.alignment=0")
 
@@ -39,7 +40,7 @@ def test_the_decoder_answers_as_many_questions_of_a_region_as_it_is_given(traine
 
     def loss(limit: str, asked: RegionBatch) -> float:
         task = trainer_of(*TEXT_ONLY, f"train.decoder_questions={limit}", "backbone.frozen=true")
-        return task.training_step((asked, []), 0).item()
+        return task.training_step(Packet(asked, []), 0).item()
 
     assert loss("1", everything) == loss("null", once)
     assert loss("2", everything) == loss("null", twice) != loss("null", once)
@@ -51,18 +52,14 @@ def test_a_question_without_an_answer_is_refused(trainer_of, sample_batch):
     with pytest.raises(
         PamKitError, match="no supervised token: task caption, language zh, region 1.*pam-kit data check"
     ):
-        trainer_of().training_step((silent, []), 0)
+        trainer_of().training_step(Packet(silent, []), 0)
 
 
 def test_a_batch_that_teaches_nothing_is_refused(trainer_of, sample_batch):
     batch = asking(sample_batch(), [], [])
     nothing = replace(batch, has_target=torch.zeros_like(batch.has_target))
     with pytest.raises(PamKitError, match="neither texts nor masks; check data.tasks and data.languages"):
-        trainer_of().training_step((nothing, []), 0)
-
-
-def test_a_batch_of_broken_samples_is_no_step(trainer_of):
-    assert trainer_of().training_step((None, []), 0) is None
+        trainer_of().training_step(Packet(nothing, []), 0)
 
 
 def test_frozen_parts_are_in_eval_mode_from_the_start_and_for_good(trainer_of):
@@ -83,6 +80,6 @@ def test_tokens_are_aligned_with_the_chosen_tasks_only(trainer_of, sample_batch)
     first = asking(both, [0], ["cup"])
 
     def loss(asked: RegionBatch, *more: str) -> float:
-        return trainer_of(*only, *more).training_step((asked, []), 0).item()
+        return trainer_of(*only, *more).training_step(Packet(asked, []), 0).item()
 
     assert loss(both, "train.alignment_tasks=[caption]") == loss(first) != loss(both)

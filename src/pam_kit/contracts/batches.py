@@ -36,6 +36,10 @@ class PromptBatch(TensorRecord):
     def __len__(self) -> int:
         return len(self.points)
 
+    def of_rows(self, rows: Tensor) -> "PromptBatch":
+        """Some of the prompts; ``rows`` is a boolean (R,) or a long (r,)."""
+        return PromptBatch(self.points[rows], self.labels[rows], self.masks[rows], self.has_mask[rows])
+
 
 @dataclass
 class Questions(TensorRecord):

@@ -1,5 +1,6 @@
 """What a dataset gives and a user points with: prompts, regions, pictures and clips."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -99,12 +100,12 @@ class ClipSample:
 
     Args:
         source: where it comes from, for error messages.
-        frames: (H, W, 3) uint8, RGB, all of one size; more than one.
+        frames: (H, W, 3) uint8, RGB, all of one size; they may be read when they are looked at.
         regions: their masks, where known, are those of the first frame.
         history: what was said about the part of the video before this clip, by language; empty at its start.
     """
 
     source: str
-    frames: list[np.ndarray]
+    frames: Sequence[np.ndarray]
     regions: list[Region]
     history: dict[str, str] = field(default_factory=dict)

@@ -4,21 +4,23 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pam_kit.contracts import RegionFeatures
 from pam_kit.sections import LossWeights
 
 FOCAL_ALPHA, FOCAL_GAMMA = 0.25, 2.0
 
 
-def mask_losses(regions: RegionFeatures, targets: Tensor, has_target: Tensor) -> dict[str, Tensor]:
-    """Unweighted losses by name, (); ``targets`` (R, 1, 4h, 4w) in {0, 1}, ``has_target`` (R,).
+def mask_losses(logits: Tensor, predicted_iou: Tensor, targets: Tensor, has_target: Tensor) -> dict[str, Tensor]:
+    """Unweighted losses by name, (), means over the regions with a target.
 
-    The single mask always learns; of the others only the best one of each region, so that they may differ.
+    ``logits`` (R, M, 4h, 4w) and ``predicted_iou`` (R, M) of every candidate, ``targets`` (R, 1, 4h, 4w) in {0, 1},
+    ``has_target`` (R,). The single mask always learns; of the others only the best one of each region, so that they
+    may differ.
     """
-    logits, predicted_iou = regions.candidate_logits[has_target], regions.candidate_iou[has_target]  # (R, M, 4h, 4w)
+    # Where no region has a target, whatever made the candidates still has a gradient, of zero.
+    zero = 0 * (logits.sum() + predicted_iou.sum())
+    logits, predicted_iou = logits[has_target], predicted_iou[has_target]
     target = targets[has_target].expand_as(logits)
     if not len(logits):
-        zero = regions.candidate_logits.sum() * 0
         return {"dice": zero, "bce": zero, "focal": zero, "iou": zero}
     each = {"dice": dice_loss(logits, target), "bce": bce_loss(logits, target), "focal": focal_loss(logits, target)}
     learns = _learning_candidates(each["dice"] + each["bce"])

@@ -1,15 +1,32 @@
 """The LightningModule: one training step, who learns, at which rate."""
 
+from dataclasses import dataclass, replace
+
 import lightning
 import torch
+from torch import Tensor
 
-from pam_kit.contracts import RegionBatch
+from pam_kit.contracts import ClipBatch, Questions, RegionBatch, RegionFeatures, TextLoss
 from pam_kit.errors import PamKitError
 from pam_kit.model import RegionVLM
 from pam_kit.sections import Recipe
 from pam_kit.tasks import TASKS
+from pam_kit.training.layers import prepare_layers
 from pam_kit.training.losses import mask_losses, weighted_sum
 from pam_kit.training.stage import cosine_with_warmup, freeze_all_but, keep_frozen_parts_in_eval, parameter_groups
+from pam_kit.training.steps import Batch, Counts, Packet, Shares
+from pam_kit.training.tally import LossTally
+
+MASK_LOSSES = ("dice", "bce", "focal", "iou")
+
+
+@dataclass(frozen=True)
+class StepFacts:
+    """What the last micro-batch held on this device: pictures or clips, positions in the decoder, supervised tokens."""
+
+    samples: int
+    tokens: int
+    supervised_tokens: int
 
 
 class RegionTrainer(lightning.LightningModule):
@@ -19,58 +36,121 @@ class RegionTrainer(lightning.LightningModule):
         recipe: the whole run.
         model: built from it.
         max_steps: optimiser steps of this stage, on which the schedule ends.
+        clips: whether the training data have clips; where not, what only clips reach is frozen.
     """
 
-    def __init__(self, recipe: Recipe, model: RegionVLM, max_steps: int):
+    def __init__(self, recipe: Recipe, model: RegionVLM, max_steps: int, clips: bool = False):
         super().__init__()
         self.recipe, self.model, self.max_steps = recipe, model, max_steps
+        if not clips:
+            for parameter in model.clip_parameters():
+                parameter.requires_grad_(False)
         self.parts = freeze_all_but(model, recipe.train.trainable)
+        self.facts: StepFacts | None = None
+        self._tally = LossTally(tasks=TASKS)
+        self._prepared = False
         # Lightning leaves the modes as it finds them.
         self.train()
+
+    def configure_model(self) -> None:
+        """Lightning calls this when the devices are known, ahead of the optimiser, and may do so again."""
+        if not self._prepared:
+            self._prepared = True
+            prepare_layers(self, self.model, self.recipe.train)
 
     def train(self, mode: bool = True):
         super().train(mode)
         keep_frozen_parts_in_eval(self.model)
         return self
 
-    def training_step(self, packet, index: int):
-        batch, _broken = packet
-        if batch is None:
-            return None
+    def training_step(self, packet: Packet, index: int) -> Tensor | None:
+        batch = _asking_for_show(packet.batch) if packet.asked_elsewhere else packet.batch
         _refuse_unsupervised(batch)
         losses = self._losses(batch)
         if not losses:
             self._refuse_idleness()
             return None
-        loss = weighted_sum(losses, self.recipe.train.loss)
+        shared = {name: loss * _share(packet.shares, name) for name, loss in losses.items()}
+        loss = weighted_sum(shared, self.recipe.train.loss)
         if not torch.isfinite(loss):
             raise PamKitError(
                 f"the loss is {loss.item()} at step {self.global_step}: "
                 + ", ".join(f"{name} {value.item():.4g}" for name, value in losses.items())
                 + ". Lower train.learning_rate or train.gradient_clip, or use train.precision=32-true"
             )
-        values = {f"loss/{name}": value.detach() for name, value in losses.items()}
-        self.log_dict(values, batch_size=len(batch))
-        self.log("loss", loss.detach(), prog_bar=True, batch_size=len(batch))
+        self._tally.add(loss, shared)
+        if packet.last:
+            self._log_step()
         return loss
 
-    def _losses(self, batch: RegionBatch) -> dict[str, torch.Tensor]:
+    def counts(self, batch: Batch) -> Counts:
+        """What the losses of a batch are means over."""
+        asked = self._asked(batch.questions)
+        return Counts(
+            masks=int(batch.has_target.sum()),
+            alignment=len(self._told(batch)),
+            text=self.model.decoder.num_supervised_tokens(asked) if len(asked) else 0,
+        )
+
+    def _losses(self, batch: Batch) -> dict[str, Tensor]:
         """Masks first, then the alignment of semantic tokens with words, then the decoder, as ``join_at`` says."""
+        if isinstance(batch, ClipBatch):
+            return self._clip_losses(batch)
         model, section = self.model, self.recipe.train
-        losses: dict[str, torch.Tensor] = {}
         regions = model.segment(batch.images, batch.image_index, batch.prompts)
-        if regions.candidate_logits.requires_grad:
-            losses |= mask_losses(regions, batch.target_masks, batch.has_target)
+        losses = self._mask_losses([regions], batch)
         if len(batch.questions) and self._joined("perceiver"):
-            tokens = model.perceive(regions)
-            told = batch.questions.of_tasks(section.alignment_tasks or TASKS)
+            tokens, told = model.perceive(regions), self._told(batch)
             if section.loss.alignment and tokens.semantic.shape[1] and len(told):
                 losses["alignment"] = model.decoder.align(tokens.semantic, told)
             if section.loss.text and self._joined("decoder"):
-                limit = section.decoder_questions
-                asked = batch.questions if limit is None else batch.questions.first_of_each_region(limit)
-                losses["text"] = model.decoder(model.prefix(tokens), asked).loss
+                losses["text"] = self._text_loss(model.prefix(tokens), batch, len(batch.images))
         return losses
+
+    def _clip_losses(self, batch: ClipBatch) -> dict[str, Tensor]:
+        """As of pictures; the masks are those of the first frames, and semantic tokens are not aligned."""
+        regions, prefixes = self.model.read_clips(batch)
+        losses = self._mask_losses(regions, batch)
+        if len(batch.questions) and self.recipe.train.loss.text and self._joined("decoder"):
+            losses["text"] = self._text_loss(prefixes, batch, len(batch.frames))
+        return losses
+
+    def _mask_losses(self, regions: list[RegionFeatures], batch: Batch) -> dict[str, Tensor]:
+        if not any(part.candidate_logits.requires_grad for part in regions):
+            return {}
+        return mask_losses(
+            torch.cat([part.candidate_logits for part in regions]),
+            torch.cat([part.candidate_iou for part in regions]),
+            batch.target_masks,
+            batch.has_target,
+        )
+
+    def _text_loss(self, prefix, batch: Batch, samples: int) -> Tensor:
+        asked = self._asked(batch.questions)
+        text: TextLoss = self.model.decoder(prefix, asked)
+        supervised = int(text.num_tokens)
+        tokens = sum(len(prefix[region]) for region in asked.region_index.tolist() if region >= 0) + supervised
+        self.facts = StepFacts(samples, tokens, supervised)
+        self._tally.add_questions(text.per_question, asked.tasks)
+        return text.loss
+
+    def _asked(self, questions: Questions) -> Questions:
+        """The questions that the decoder answers."""
+        limit = self.recipe.train.decoder_questions
+        return questions if limit is None else questions.first_of_each_region(limit)
+
+    def _told(self, batch: Batch) -> Questions:
+        """The questions whose answers the semantic tokens are aligned with."""
+        told = [] if isinstance(batch, ClipBatch) else self.recipe.train.alignment_tasks or TASKS
+        return batch.questions.of_tasks(told)
+
+    def _log_step(self) -> None:
+        """The step's own loss on the bar; means over all devices in the log, when it is time for a line."""
+        self.log("loss", self._tally.loss(), prog_bar=True, logger=False, batch_size=1)
+        if (self.global_step + 1) % self.recipe.train.log_every == 0:
+            reduce = None if self._trainer is None else self.trainer.strategy.reduce
+            self.log_dict(self._tally.means(reduce), batch_size=1)
+        self._tally.clear()
 
     def _refuse_idleness(self) -> None:
         if self._joined("perceiver") and self._joined("decoder"):
@@ -89,7 +169,18 @@ class RegionTrainer(lightning.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
-def _refuse_unsupervised(batch: RegionBatch) -> None:
+def _asking_for_show(batch: Batch) -> Batch:
+    """The batch with a question whose share in the loss is zero: what the devices do together (sum up gradients, gather
+    sharded layers) they have to do equally often. Its task is none, so that it is in no mean of the log either."""
+    region = torch.tensor([0 if len(batch) else -1], device=batch.questions.region_index.device)
+    return replace(batch, questions=Questions(region, ["?"], ["."], [""], [""]))
+
+
+def _share(shares: Shares, loss: str) -> float:
+    return shares.masks if loss in MASK_LOSSES else getattr(shares, loss)
+
+
+def _refuse_unsupervised(batch: RegionBatch | ClipBatch) -> None:
     questions = batch.questions
     silent = [i for i, answer in enumerate(questions.answers) if not answer.strip()]
     if silent:

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 import torch
 
 from pam_kit.model import RegionVLM
-from pam_kit.sections import Recipe
+from pam_kit.registry import find
+from pam_kit.sections import DATASET_SLOT, Recipe
 from pam_kit.training.fit import accumulation
 from pam_kit.training.run_folder import parts_table
 from pam_kit.training.stage import freeze_all_but
@@ -14,21 +15,28 @@ from pam_kit.weights import without_pretrained_weights
 GIB = 2**30
 ADAM_BYTES = 8  # two fp32 moments
 # Bytes a transformer layer keeps for the backward pass, per token and unit of width, in 16-bit with fused attention
-# (arXiv 2205.05198, section 4.1); twice as many in 32-bit.
-ACTIVATION_BYTES = 34
-# A question and its answer, where the length of the texts is not known.
+# (arXiv 2205.05198, section 4.1); twice as many in 32-bit. Where it is recomputed, only its input is kept.
+ACTIVATION_BYTES, INPUT_BYTES = 34, 2
+# The logits of a supervised position, their softmax and their gradient, in fp32.
+LOGIT_BYTES = 12
+# A question and its answer, where the length of the texts is not known; half of it is supervised.
 ASSUMED_TEXT_TOKENS = 64
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Lines for people, and the numbers behind them."""
+    """Lines for people, and the numbers behind them.
+
+    ``visual_tokens`` and ``semantic_tokens`` are those of a region in the longest sample, a clip where there are clips;
+    ``positions`` adds its newlines.
+    """
 
     lines: list[str]
     total_parameters: int
     trained_parameters: int
     visual_tokens: int
     semantic_tokens: int
+    positions: int
     device_gib: float
     accumulation: int
 
@@ -37,43 +45,77 @@ def plan(recipe: Recipe, devices: int = 1) -> Plan:
     """Parameters, tokens, estimated memory a device and gradient accumulation on ``devices`` devices."""
     with torch.device("meta"), without_pretrained_weights():
         model = RegionVLM.from_recipe(recipe)
+    clips = _has_clips(recipe)
+    if not clips:
+        for parameter in model.clip_parameters():
+            parameter.requires_grad_(False)
     parts = freeze_all_but(model, recipe.train.trainable)
-    visual, semantic = model.tokens_per_region()
+    frames = recipe.data.clip_frames if clips else 1
+    visual, semantic = model.tokens_per_region(frames)
+    positions = _positions(visual, semantic, frames if clips else 0)
     steps = accumulation(recipe, devices)
     total, trained = sum(report.total for report in parts), sum(report.trained for report in parts)
-    memory = _memory(recipe, model, trained)
+    memory = _memory(recipe, model, devices, positions)
     section = recipe.train
     lines = [
         f"recipe      {recipe.name} ({recipe.source})",
         *parts_table(parts),
         "",
-        f"tokens      {visual} visual + {semantic} semantic a region"
-        f" ({visual + semantic + 1 + (semantic > 0)} positions with their newlines)",
+        *_token_lines(model, frames if clips else 0),
         f"image       {model.backbone.image_size} px, features {model.backbone.grid[0]}x{model.backbone.grid[1]}",
-        f"batch       {section.global_batch_size} pictures = {devices} devices x {section.device_batch_size}"
+        f"batch       {section.global_batch_size} samples = {devices} devices x {section.device_batch_size}"
         f" x {steps} accumulation steps",
         f"length      {_length(recipe)}",
         f"memory      {sum(memory.values()):.1f} GiB a device, estimated: "
         + ", ".join(f"{name} {value:.1f}" for name, value in memory.items()),
     ]
-    return Plan(lines, total, trained, visual, semantic, sum(memory.values()), steps)
+    return Plan(lines, total, trained, visual, semantic, positions, sum(memory.values()), steps)
 
 
-def _memory(recipe: Recipe, model: RegionVLM, trained: int) -> dict[str, float]:
-    """GiB a device by purpose, without sharding: data-parallel training."""
-    half = recipe.train.precision in ("auto", "bf16-mixed", "16-mixed", "bf16-true", "16-true")
-    weights = sum(p.numel() * p.element_size() for p in model.parameters())
+def _has_clips(recipe: Recipe) -> bool:
+    chosen = [recipe.data.train, *(mixed.dataset for mixed in recipe.data.mixed_in.values())]
+    return any(getattr(find(DATASET_SLOT, choice.name).load(), "clips", False) for choice in chosen)
+
+
+def _positions(visual: int, semantic: int, frames: int) -> int:
+    """With the newlines of an image (``frames`` 0) or of the frames of a clip."""
+    return visual + semantic + max(1, frames) * (1 + (semantic > 0)) + frames
+
+
+def _token_lines(model: RegionVLM, frames: int) -> list[str]:
     visual, semantic = model.tokens_per_region()
-    questions = min(recipe.data.questions_per_region, recipe.train.decoder_questions or 10**9)
-    sequences = recipe.train.device_batch_size * recipe.data.regions_per_image * questions
-    tokens = sequences * (visual + semantic + ASSUMED_TEXT_TOKENS)
-    layers = getattr(getattr(getattr(model.decoder, "lm", None), "config", None), "num_hidden_layers", 1)
-    activations = tokens * layers * model.decoder.embed_dim * ACTIVATION_BYTES * (1 if half else 2)
+    total = _positions(visual, semantic, 0)
+    lines = [f"tokens      {visual} visual + {semantic} semantic a region ({total} positions with their newlines)"]
+    if frames:
+        visual, semantic = model.tokens_per_region(frames)
+        total = _positions(visual, semantic, frames)
+        spent = f"{visual} visual + {semantic} semantic"
+        lines.append(f"            {spent} in a clip of {frames} frames ({total} positions)")
+    return lines
+
+
+def _memory(recipe: Recipe, model: RegionVLM, devices: int, positions: int) -> dict[str, float]:
+    """GiB a device by purpose. With fsdp2 all but the backbone is shared out over the devices."""
+    section = recipe.train
+    shards = devices if section.strategy == "fsdp2" else 1
+    half = section.precision in ("auto", "bf16-mixed", "16-mixed", "bf16-true", "16-true")
+    backbone = sum(p.numel() * p.element_size() for p in model.backbone.parameters())
+    weights = sum(p.numel() * p.element_size() for p in model.parameters()) - backbone
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    questions = min(recipe.data.questions_per_region, section.decoder_questions or 10**9)
+    sequences = section.device_batch_size * recipe.data.regions_per_image * questions
+    tokens = sequences * (positions + ASSUMED_TEXT_TOKENS)
+    layers = len(model.decoder.layers())
+    one_layer = tokens * model.decoder.embed_dim * ACTIVATION_BYTES * (1 if half else 2)
+    inputs = tokens * model.decoder.embed_dim * INPUT_BYTES * (1 if half else 2)
+    activations = one_layer + layers * inputs if section.activation_checkpointing else layers * one_layer
+    logits = sequences * ASSUMED_TEXT_TOKENS // 2 * model.decoder.vocabulary_size * LOGIT_BYTES
     sizes = {
-        "weights": weights,
-        "gradients": trained * 4,
-        "optimiser": trained * ADAM_BYTES,
+        "weights": backbone + weights / shards,
+        "gradients": trained * 4 / shards,
+        "optimiser": trained * ADAM_BYTES / shards,
         "decoder activations": activations,
+        "logits": logits,
     }
     return {name: value / GIB for name, value in sizes.items()}
 
@@ -81,5 +123,6 @@ def _memory(recipe: Recipe, model: RegionVLM, trained: int) -> dict[str, float]:
 def _length(recipe: Recipe) -> str:
     section = recipe.train
     if section.max_steps is not None:
-        return f"{section.max_steps} steps, {section.max_steps * section.global_batch_size} pictures"
-    return f"{section.epochs:g} passes over {recipe.data.train.name}"
+        return f"{section.max_steps} steps, {section.max_steps * section.global_batch_size} samples"
+    names = ", ".join([recipe.data.train.name, *recipe.data.mixed_in])
+    return f"{section.epochs:g} passes over {names}"
