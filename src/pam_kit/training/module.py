@@ -145,12 +145,11 @@ class RegionTrainer(lightning.LightningModule):
         return batch.questions.of_tasks(told)
 
     def _log_step(self) -> None:
-        """The step's own loss on the bar; means over all devices in the log, when it is time for a line."""
-        self.log("loss", self._tally.loss(), prog_bar=True, logger=False, batch_size=1)
-        if self._trainer is not None and (self.global_step + 1) % self.recipe.train.log_every == 0:
-            means = self._tally.means(self.trainer.strategy.reduce)
-            for logger in self.trainer.loggers:
-                logger.log_metrics({name: value.item() for name, value in means.items()}, step=self.global_step)
+        """The step's loss, and its parts when it is time for a line in the log; all are means over the devices."""
+        self.log("loss", self._tally.loss(), prog_bar=True, sync_dist=True, batch_size=1)
+        if (self.global_step + 1) % self.recipe.train.log_every == 0:
+            reduce = None if self._trainer is None else self.trainer.strategy.reduce
+            self.log_dict(self._tally.means(reduce), batch_size=1)
         self._tally.clear()
 
     def _refuse_idleness(self) -> None:

@@ -5,11 +5,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-LOSSES = ("loss", "dice", "bce", "focal", "iou", "alignment", "text")
+LOSSES = ("dice", "bce", "focal", "iou", "alignment", "text")
 
 
 class LossTally:
-    """Sums up the micro-batches of one step.
+    """Sums up the micro-batches of one step; the losses of single tasks, which a step may lack, since the last log line.
 
     Args:
         tasks: names of the tasks whose text losses are told apart.
@@ -17,12 +17,13 @@ class LossTally:
 
     def __init__(self, tasks: tuple[str, ...]):
         self.tasks = tasks
+        self._by_task: dict[str, list[Tensor]] = {}
         self.clear()
 
     def clear(self) -> None:
+        """Begin a new step."""
         self._parts = 0
         self._sums: dict[str, Tensor] = {}
-        self._by_task: dict[str, list[Tensor]] = {}
 
     def add(self, loss: Tensor, losses: dict[str, Tensor]) -> None:
         """One micro-batch: its weighted loss, (), and each loss multiplied by its share, ()."""
@@ -40,8 +41,8 @@ class LossTally:
         return self._sums["loss"] / self._parts
 
     def means(self, reduce: Callable[..., Tensor] | None = None) -> dict[str, Tensor]:
-        """The step's losses by name: ``loss``, ``loss/text`` and so on, and ``loss/text/TASK``, the mean over its
-        questions. ``reduce(tensor, reduce_op="sum")`` sums over devices; all of them must call."""
+        """The parts of the step's loss by name, ``loss/text`` and so on, and ``loss/text/TASK``, the mean over its
+        questions since the last call. ``reduce(tensor, reduce_op="sum")`` sums over devices; all of them must call."""
         like = self._sums["loss"]
         zero = torch.zeros_like(like)
         row = [like.new_tensor(float(self._parts))]
@@ -55,10 +56,7 @@ class LossTally:
         parts, sums, seen, task_sums, task_counts = total.split(
             [1, len(LOSSES), len(LOSSES), len(self.tasks), len(self.tasks)]
         )
-        named = {
-            name if name == "loss" else f"loss/{name}": value / parts[0]
-            for name, value, there in zip(LOSSES, sums, seen, strict=True)
-            if there > 0
-        }
+        named = {f"loss/{name}": v / parts[0] for name, v, there in zip(LOSSES, sums, seen, strict=True) if there > 0}
+        self._by_task = {}
         counted = zip(self.tasks, task_sums, task_counts, strict=True)
         return named | {f"loss/text/{task}": value / count for task, value, count in counted if count > 0}
