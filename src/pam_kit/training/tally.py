@@ -9,7 +9,7 @@ LOSSES = ("dice", "bce", "focal", "iou", "alignment", "text")
 
 
 class LossTally:
-    """Sums up the micro-batches of one step; the losses of single tasks, which a step may lack, since the last log line.
+    """Sums up the micro-batches of one step, and the losses of single tasks, which a step may lack, since a log line.
 
     Args:
         tasks: names of the tasks whose text losses are told apart.
