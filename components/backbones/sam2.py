@@ -1,21 +1,22 @@
 """SAM 2.1 (arXiv 2408.00714) as a backbone: PAM's vision tower, from the unmodified ``sam2`` package."""
 
-from importlib.resources import as_file, files
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
-from hydra.utils import instantiate
-from omegaconf import OmegaConf
 from sam2.modeling.sam.mask_decoder import MaskDecoder
 from sam2.modeling.sam.prompt_encoder import PromptEncoder
+from sam2.modeling.sam.transformer import RoPEAttention
 from sam2.modeling.sam2_base import SAM2Base
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
+from pam_kit.components.backbones.sam2_package import build_sam2
+from pam_kit.components.backbones.sam2_tracking import EncodedFrame, RegionMemory, no_prompts
 from pam_kit.components.backbones.sam_backbone import SamBackbone
+from pam_kit.components.backbones.sam_decoding import hide_absent
 from pam_kit.components.backbones.state_dict_fit import misfits
-from pam_kit.contracts import ImageFeatures
+from pam_kit.contracts import ImageFeatures, PromptBatch, RegionFeatures
 from pam_kit.errors import CheckpointError, RecipeError
 from pam_kit.registry import register
 from pam_kit.weights import pretrained_weights_wanted, read_weights
@@ -25,7 +26,6 @@ STRIDE = 16
 SIZE_MULTIPLE = 32
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
-_CONFIGS = {"tiny": "hiera_t", "small": "hiera_s", "base_plus": "hiera_b+", "large": "hiera_l"}
 # What a region reads. The rest of SAM 2 is its memory of earlier frames.
 _IMAGE_PARTS = ("image_encoder.", "sam_prompt_encoder.", "sam_mask_decoder.", "no_mem_embed")
 # Every training prompt points at an object, so the head that says whether there is one could not learn.
@@ -40,22 +40,30 @@ _WITHOUT_LOSS = "sam_mask_decoder.pred_obj_score_head."
         "sam2_hiera_small": {"size": "small"},
         "sam2_hiera_base_plus": {"size": "base_plus"},
         "sam2_hiera_large": {"size": "large"},
+        "pam": {"size": "large", "image_size": 1024, "frozen": True, "selection": "stability", "shown": "single"},
     },
 )
 class Sam2(SamBackbone):
     """SAM 2.1 with a Hiera encoder of any of its four sizes.
 
     ``model`` is the package's ``SAM2Base``, so parameters are named as in the published checkpoints after ``model.``;
-    its memory modules are kept for videos and never learn here. ``ImageFeatures.embedding`` and ``source_embedding``
-    are the embedding as the mask decoder gets it: the no-memory embedding added, the dense prompt not yet.
+    its memory modules serve ``track`` and never learn. ``ImageFeatures.embedding`` and ``source_embedding`` are the
+    embedding as the mask decoder gets it, the dense prompt not yet added: with the no-memory embedding in an image or
+    the first frame of a clip, seen through the region's memory in a later frame.
 
     Args:
         size: tiny, small, base_plus or large.
         image_size: side S of the square model image, in pixels; a multiple of 32. SAM 2.1 was trained at 1024.
         weights: a published .pt checkpoint or a .safetensors file of the same names; null leaves the weights random.
         frozen: keep the backbone out of the graph and in eval mode.
-        selection: stability, best or single: which mask is shown where the hypotheses differ.
+        selection: stability, best or single: which mask token is described where the hypotheses differ.
+        shown: described or single: whether the mask that is shown, and in a clip remembered, is the one whose token is
+            described, or always the single mask, as in the released PAM.
+        overrides: entries of the sam2 package's own configuration with other values, for example
+            {image_encoder.trunk.embed_dim: 16}, for a SAM 2 of another shape than the published ones.
     """
+
+    tracks = True
 
     def __init__(
         self,
@@ -64,6 +72,8 @@ class Sam2(SamBackbone):
         weights: str | None = None,
         frozen: bool = True,
         selection: Literal["stability", "best", "single"] = "stability",
+        shown: Literal["described", "single"] = "described",
+        overrides: dict[str, Any] | None = None,
     ):
         if image_size <= 0 or image_size % SIZE_MULTIPLE:
             raise RecipeError(
@@ -72,12 +82,13 @@ class Sam2(SamBackbone):
                     "since it tiles a position code of 8x8 patches, each of 4x4 pixels, over the picture"
                 ]
             )
-        model = _build(size, image_size)
+        model = build_sam2(size, image_size, overrides)
         side = image_size // STRIDE
-        super().__init__(image_size, (side, side), model.hidden_dim, selection, IMAGENET_MEAN, IMAGENET_STD)
+        super().__init__(image_size, (side, side), model.hidden_dim, selection, IMAGENET_MEAN, IMAGENET_STD, shown)
         self.model = model
         if weights is not None and pretrained_weights_wanted():
             _load(model, Path(weights), size)
+            self.weight_files = (Path(weights),)
         self.set_frozen(frozen)
 
     @property
@@ -95,28 +106,70 @@ class Sam2(SamBackbone):
             if name.startswith(_IMAGE_PARTS) and not name.startswith(_WITHOUT_LOSS)
         ]
 
+    def train(self, mode: bool = True):
+        super().train(mode)
+        # The memory never learns: no dropout in it, and first frames remembered as at inference.
+        self.model.training = False
+        self.model.memory_attention.eval()
+        self.model.memory_encoder.eval()
+        return self
+
     def encode_normalised(self, images: Tensor) -> ImageFeatures:
-        finer, fine, embedding = self.model.forward_image(images)["backbone_fpn"]
-        no_memory = self.model.no_mem_embed.reshape(1, -1, 1, 1)
-        return ImageFeatures(embedding=embedding.to(no_memory.dtype) + no_memory, high_resolution=(finer, fine))
+        frames = self._encode_frames(images)
+        return ImageFeatures(self._without_memory(frames), frames.high_resolution)
 
+    def track(self, frames: Iterable[Tensor], prompts: PromptBatch) -> Iterator[RegionFeatures]:
+        """Follow R regions, each by itself, from the first frame on; the first yields what ``segment`` gives.
 
-def _build(size: str, image_size: int) -> SAM2Base:
-    """The package's model from the package's configuration; Hydra's global state is neither read nor written."""
-    with as_file(files("sam2") / "configs" / "sam2.1" / f"sam2.1_{_CONFIGS[size]}.yaml") as path:
-        config = OmegaConf.load(path)
-    with _TablesOnCpu():
-        return instantiate(config.model, image_size=image_size)
+        Later frames are decoded without a prompt, through SAM 2's memory of the region (see ``RegionMemory``), which is
+        made of the shown masks; where the object is gone ``mask_logits`` is empty (SAM 2's -1024 everywhere).
+        A backbone that is not frozen has gradients in each frame's own encoding and decoding, as far as the caller's
+        grad mode allows, but none through the memory.
 
+        Frames may lie on any device, prompts on the backbone's.
+        """
+        memory = RegionMemory(self.model)
+        for frame in frames:
+            # No local name holds the features while the caller works with them.
+            yield self._track_frame(frame, prompts, memory)
 
-class _TablesOnCpu(TorchFunctionMode):
-    """Let SAM 2 be built on the meta device: it reads numbers out of ``linspace`` and keeps a table of ``arange``."""
+    def _track_frame(self, frame: Tensor, prompts: PromptBatch, memory: RegionMemory) -> RegionFeatures:
+        count = len(prompts)
+        with self.grad_unless_frozen():
+            encoded = self._encode_frames(self.normalise(frame[None].to(self.mean.device)))
+            if memory.length == 0 or count == 0:
+                features = ImageFeatures(self._without_memory(encoded), encoded.high_resolution)
+                regions = self.segment(features, prompts.labels.new_zeros(count), prompts)
+            else:
+                features = encoded.of_regions(count, memory.condition(encoded, count))
+                rows = torch.arange(count, device=prompts.labels.device)
+                regions = self.segment(features, rows, no_prompts(count, prompts))
+                regions.mask_logits = hide_absent(regions.mask_logits, regions.object_score)
+        if count:
+            memory.remember(encoded, regions.mask_logits, self._pointer_tokens(regions), regions.object_score)
+        return regions
 
-    def __torch_function__(self, function, types, args=(), kwargs=None):
-        kwargs = dict(kwargs or {})
-        if function in (torch.linspace, torch.arange):
-            kwargs.setdefault("device", "cpu")
-        return function(*args, **kwargs)
+    def _pointer_tokens(self, regions: RegionFeatures) -> Tensor:
+        """(R, C). As in SAM 2, a mask shown because the single one is unstable is remembered by the single token."""
+        return regions.mask_tokens[:, 0 if (self.selection, self.shown) == ("best", "described") else 1]
+
+    def _encode_frames(self, images: Tensor) -> EncodedFrame:
+        encoded, dtype = self.model.forward_image(images), self.model.no_mem_embed.dtype
+        finer, fine, embedding = encoded["backbone_fpn"]
+        # SAM 2's feature pyramid adds its levels in fp32 whatever the type of its weights.
+        return EncodedFrame(embedding.to(dtype), encoded["vision_pos_enc"][-1].to(dtype), (finer, fine))
+
+    def _without_memory(self, frames: EncodedFrame) -> Tensor:
+        return frames.embedding + self.model.no_mem_embed.reshape(1, -1, 1, 1)
+
+    def _apply(self, fn, recurse: bool = True):
+        """Move the tables of rotary positions with the weights; SAM 2 would replace them in the middle of a step."""
+        super()._apply(fn, recurse)
+        device = self.model.no_mem_embed.device
+        for module in self.model.memory_attention.modules():
+            if isinstance(module, RoPEAttention) and device.type != "meta":
+                module.freqs_cis = module.freqs_cis.to(device)
+        return self
 
 
 def _load(model: SAM2Base, path: Path, size: str) -> None:

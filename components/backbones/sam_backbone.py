@@ -1,13 +1,14 @@
 """What SAM-like backbones share: checked and normalised pictures, freezing, and the mask decoder."""
 
 from abc import abstractmethod
+from contextlib import AbstractContextManager
 
 import torch
 from sam2.modeling.sam.mask_decoder import MaskDecoder
 from sam2.modeling.sam.prompt_encoder import PromptEncoder
 from torch import Tensor, nn
 
-from pam_kit.components.backbones.sam_decoding import Selection, mask_prompt_logits, segment_regions
+from pam_kit.components.backbones.sam_decoding import Selection, Shown, mask_prompt_logits, segment_regions
 from pam_kit.contracts import ImageFeatures, PromptBatch, RegionFeatures, VisionBackbone
 from pam_kit.errors import PamKitError
 
@@ -27,6 +28,7 @@ class SamBackbone(VisionBackbone):
         selection: see ``segment_regions``.
         mean: of RGB in [0, 1], taken off the picture.
         std: of RGB, what the picture is divided by.
+        shown: see ``segment_regions``.
     """
 
     def __init__(
@@ -37,9 +39,11 @@ class SamBackbone(VisionBackbone):
         selection: Selection,
         mean: tuple[float, float, float],
         std: tuple[float, float, float],
+        shown: Shown = "described",
     ):
         super().__init__()
-        self.image_size, self.grid, self.embed_dim, self.selection = image_size, grid, embed_dim, selection
+        self.image_size, self.grid, self.embed_dim = image_size, grid, embed_dim
+        self.selection, self.shown = selection, shown
         self.frozen = False
         # Not part of the state dict, whose names stay those of the wrapped models.
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
@@ -73,13 +77,11 @@ class SamBackbone(VisionBackbone):
         return super().train(mode and not self.frozen)
 
     def encode(self, images: Tensor) -> ImageFeatures:
-        self._check_images(images)
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
-            dtype = self.prompt_encoder.no_mask_embed.weight.dtype
-            return self.encode_normalised(((images.float() / 255 - self.mean) / self.std).to(dtype))
+        with self.grad_unless_frozen():
+            return self.encode_normalised(self.normalise(images))
 
     def segment(self, features: ImageFeatures, image_index: Tensor, prompts: PromptBatch) -> RegionFeatures:
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
+        with self.grad_unless_frozen():
             return segment_regions(
                 self.prompt_encoder,
                 self.mask_decoder,
@@ -88,7 +90,18 @@ class SamBackbone(VisionBackbone):
                 prompts,
                 mask_prompt_logits(prompts.masks),
                 self.selection,
+                self.shown,
             )
+
+    def grad_unless_frozen(self) -> AbstractContextManager[None]:
+        """A context that keeps what runs in it out of the graph where the backbone is frozen."""
+        return torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen)
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """(B, 3, S, S) uint8 -> the same with mean and standard deviation taken out, in the type of the weights."""
+        self._check_images(images)
+        dtype = self.prompt_encoder.no_mask_embed.weight.dtype
+        return ((images.float() / 255 - self.mean) / self.std).to(dtype)
 
     def _check_images(self, images: Tensor) -> None:
         expected = (3, self.image_size, self.image_size)

@@ -13,11 +13,13 @@ import torch
 import torch.nn.functional as F
 from sam2.modeling.sam.mask_decoder import MaskDecoder
 from sam2.modeling.sam.prompt_encoder import PromptEncoder
+from sam2.modeling.sam2_base import NO_OBJ_SCORE
 from torch import Tensor
 
 from pam_kit.contracts import PAD_POINT, ImageFeatures, PromptBatch, RegionFeatures
 
 Selection = Literal["stability", "best", "single"]
+Shown = Literal["described", "single"]
 
 # A drawn mask enters where SAM expects the logits of an earlier prediction; +-10 is as good as certain after a sigmoid.
 MASK_PROMPT_LOGIT = 10.0
@@ -52,6 +54,7 @@ def segment_regions(
     prompts: PromptBatch,
     mask_logits: Tensor,
     selection: Selection,
+    shown: Shown = "described",
 ) -> RegionFeatures:
     """Decode R prompts; each comes out as it would alone.
 
@@ -66,10 +69,13 @@ def segment_regions(
         selection: which mask the first of ``mask_tokens`` makes. ``stability``: the single mask if it is stable, else
             the best of the three (SAM 2 at inference, and PAM); ``best``: the one of the three with the highest
             predicted IoU; ``single``: the single mask.
+        shown: which mask ``mask_logits`` and ``iou`` are of. ``described``: the one that the first of ``mask_tokens``
+            makes; ``single``: the single mask, and an empty one where there is no object (see ``hide_absent``), as the
+            released PAM shows it.
     """
     if len(prompts) == 0:
         arguments = _one_region(image_index, prompts, mask_logits)
-        return _no_region(segment_regions(prompt_encoder, mask_decoder, features, *arguments, selection))
+        return _no_region(segment_regions(prompt_encoder, mask_decoder, features, *arguments, selection, shown))
     points, labels = _points_first(prompts.points, prompts.labels)
     dense = _dense_embeddings(prompt_encoder, mask_logits, prompts.has_mask)
     groups = _rows_by_num_points(labels)
@@ -80,7 +86,7 @@ def segment_regions(
     run = _join(runs, [rows for _, rows in groups])
     # Ahead of the mask tokens stand the IoU token and, where the decoder has one, the object-score token.
     first_mask_token = 1 + int(mask_decoder.pred_obj_scores)
-    return _region_features(run, _select(run, selection), first_mask_token)
+    return _region_features(run, _select(run, selection), shown, first_mask_token)
 
 
 def _one_region(image_index: Tensor, prompts: PromptBatch, mask_logits: Tensor) -> tuple[Tensor, PromptBatch, Tensor]:
@@ -185,7 +191,7 @@ def _join(runs: list[_DecoderRun], rows: list[Tensor]) -> _DecoderRun:
 
 @torch.no_grad()
 def _select(run: _DecoderRun, selection: Selection) -> Tensor:
-    """(R,) long: which of the mask tokens is shown. Token 0 makes the single mask, the others the three hypotheses."""
+    """(R,) long: the described mask token. Token 0 makes the single mask, the others the three hypotheses."""
     single = torch.zeros(len(run.iou), dtype=torch.long, device=run.iou.device)
     if selection == "single":
         return single
@@ -202,17 +208,26 @@ def stability_score(mask_logits: Tensor) -> Tensor:
     return torch.where(outer > 0, inner / outer.clamp(min=1), torch.ones_like(outer))
 
 
-def _region_features(run: _DecoderRun, selected: Tensor, first_mask_token: int) -> RegionFeatures:
-    rows = torch.arange(len(selected), device=selected.device)
+def hide_absent(mask_logits: Tensor, object_score: Tensor) -> Tensor:
+    """(R, 1, H, W) and (R,) -> (R, 1, H, W): SAM 2's logits of nothing where the score says that no object is there."""
+    return torch.where((object_score > 0)[:, None, None, None], mask_logits, NO_OBJ_SCORE)
+
+
+def _region_features(run: _DecoderRun, described: Tensor, shown: Shown, first_mask_token: int) -> RegionFeatures:
+    rows = torch.arange(len(described), device=described.device)
     mask_tokens = run.tokens[:, first_mask_token : first_mask_token + run.iou.shape[1]]
+    if shown == "single":
+        mask_logits, iou = hide_absent(run.logits[:, :1], run.object_score), run.iou[:, 0]
+    else:
+        mask_logits, iou = run.logits[rows, described].unsqueeze(1), run.iou[rows, described]
     return RegionFeatures(
         image_embedding=run.image,
         source_embedding=run.source,
-        mask_tokens=torch.stack([mask_tokens[rows, selected], mask_tokens[:, 0]], dim=1),
+        mask_tokens=torch.stack([mask_tokens[rows, described], mask_tokens[:, 0]], dim=1),
         all_tokens=run.tokens,
         token_padding=run.padding,
-        mask_logits=run.logits[rows, selected].unsqueeze(1),
-        iou=run.iou[rows, selected],
+        mask_logits=mask_logits,
+        iou=iou,
         object_score=run.object_score,
         candidate_logits=run.logits,
         candidate_iou=run.iou,

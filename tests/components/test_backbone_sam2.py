@@ -8,16 +8,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hydra.core.global_hydra import GlobalHydra
 from PIL import Image
 from safetensors.torch import load_file, safe_open, save_file
 from sam2.sam2_image_predictor import SAM2ImagePredictor
 
 from pam_kit.components.backbones.sam2 import Sam2
-from pam_kit.components.backbones.sam_decoding import segment_regions, stability_score
+from pam_kit.components.backbones.sam_decoding import hide_absent, segment_regions, stability_score
 from pam_kit.contracts import ImageFeatures, PromptBatch
 from pam_kit.errors import CheckpointError, PamKitError, RecipeError
 from pam_kit.registry import find
+from pam_kit.weights import without_pretrained_weights
 
 GOLDEN = Path(__file__).parents[3] / "shared" / "golden"
 needs_golden = pytest.mark.skipif(
@@ -74,8 +74,8 @@ def golden_recipe():
     return recipe
 
 
-def golden_backbone(golden_recipe, seed: int) -> Sam2:
-    made = Sam2("tiny", image_size=256)
+def golden_backbone(golden_recipe, seed: int, image_size: int = 256, **arguments) -> Sam2:
+    made = Sam2("tiny", image_size, **arguments)
     state = made.model.state_dict()
     made.model.load_state_dict({k: torch.from_numpy(golden_recipe.weight(seed, k, v.shape)) for k, v in state.items()})
     return made
@@ -115,6 +115,46 @@ def test_golden_boxes_and_points(golden_recipe, name, seed):
         shown = 0 if entry["stable"] else entry["best"]
         torch.testing.assert_close(regions.iou, expected["iou_pred_all"][:, shown], atol=1e-5, rtol=0)
         assert torch.equal(regions.mask_logits, regions.candidate_logits[:, shown : shown + 1])
+        backbone.shown = "single"
+        released = backbone.segment(features[entry["image"]], torch.zeros(1, dtype=torch.long), prompt)
+        backbone.shown = "described"
+        check_golden_mask(released, expected, picture.shape[:2])
+        assert torch.equal(released.mask_tokens, regions.mask_tokens)
+
+
+def check_golden_mask(regions, expected, size):
+    """The released mask: the single one, of the picture's size; nothing where the score says that nothing is there."""
+    torch.testing.assert_close(regions.iou, expected["iou_pred_all"][:, 0], atol=1e-5, rtol=0)
+    masks = torch.nn.functional.interpolate(regions.mask_logits, size=size, mode="bilinear", align_corners=False)
+    stride = max(1, size[1] // 40)
+    shown = masks[:, :, ::stride, ::stride]
+    torch.testing.assert_close(shown, expected["video_res_mask_logits_strided"], atol=1e-4, rtol=0)
+
+
+@pytest.mark.slow  # 10 seconds of one core
+@needs_golden
+def test_golden_box_at_the_size_of_the_release(golden_recipe):
+    path = GOLDEN / "public" / "sam2" / "image1024_rows.safetensors"
+    golden = load_file(path)
+    with safe_open(path, "pt") as file:
+        entries = json.loads(file.metadata()["prompts"])
+    backbone = golden_backbone(golden_recipe, 401, image_size=1024, shown="single")
+    picture = golden["image.a"]
+    features = backbone.encode(golden_image(picture, 1024))
+    for entry in entries:
+        prompt = golden_prompt(entry, picture.shape[1], picture.shape[0], 1024)
+        regions = backbone.segment(features, torch.zeros(1, dtype=torch.long), prompt)
+        expected = {
+            k.removeprefix(f"{entry['name']}."): v for k, v in golden.items() if k.startswith(entry["name"] + ".")
+        }
+        embedding, close = regions.image_embedding, dict(atol=2e-5, rtol=0)
+        torch.testing.assert_close(embedding[:, :, ::8, ::8], expected["mid_image_embed_strided"], **close)
+        mean, std = embedding.mean((2, 3)), embedding.std((2, 3), correction=0)
+        torch.testing.assert_close(mean, expected["mid_image_embed_channel_mean"], **close)
+        torch.testing.assert_close(std, expected["mid_image_embed_channel_std"], **close)
+        torch.testing.assert_close(regions.mask_tokens, expected["mid_mask_tokens_out"], **close)
+        torch.testing.assert_close(regions.object_score[:, None], expected["score_returned"], **close)
+        check_golden_mask(regions, expected, picture.shape[:2])
 
 
 def check_golden(regions, expected):
@@ -208,6 +248,25 @@ def test_the_shown_mask_is_the_one_its_token_makes(backbone, selection, allowed)
     assert torch.equal(regions.mask_tokens[:, 1], tokens[:, 0])
 
 
+@pytest.mark.parametrize("selection", ["stability", "best"])
+def test_the_single_mask_may_be_shown_whatever_is_described(backbone, monkeypatch, selection):
+    monkeypatch.setattr(backbone, "selection", selection)
+    features, index, prompts = backbone.encode(pictures(1, 128)), torch.zeros(5, dtype=torch.long), mixed_prompts(128)
+    described = backbone.segment(features, index, prompts)
+    monkeypatch.setattr(backbone, "shown", "single")
+    shown = backbone.segment(features, index, prompts)
+    assert torch.equal(shown.mask_tokens, described.mask_tokens)
+    assert torch.equal(shown.iou, shown.candidate_iou[:, 0])
+    there = (shown.object_score > 0)[:, None, None, None]
+    assert torch.equal(shown.mask_logits, torch.where(there, shown.candidate_logits[:, :1], -1024.0))
+
+
+def test_the_single_mask_is_hidden_where_no_object_is():
+    score = torch.tensor([-0.1, 0.0, 0.1])
+    hidden = hide_absent(torch.arange(3.0).reshape(3, 1, 1, 1), score)
+    assert hidden.flatten().tolist() == [-1024, -1024, 2]
+
+
 def test_stability_score_is_the_overlap_of_two_thresholds():
     logits = torch.tensor([[[1.0, 0.0, -1.0]], [[-1.0, -1.0, -1.0]], [[1.0, 2.0, -0.06]]])
     assert stability_score(logits).tolist() == [0.5, 1.0, 1.0]
@@ -285,17 +344,6 @@ def test_casting_to_bfloat16_keeps_coordinates(backbone):
     assert error < 0.05
 
 
-def test_hydras_global_state_is_neither_needed_nor_set():
-    state = GlobalHydra.instance().hydra
-    GlobalHydra.instance().clear()
-    try:
-        with torch.device("meta"):
-            Sam2("tiny")
-        assert not GlobalHydra.instance().is_initialized()
-    finally:
-        GlobalHydra.instance().hydra = state
-
-
 @pytest.mark.parametrize("size", ["tiny", "small", "base_plus", "large"])
 def test_every_size_is_built_on_the_meta_device(size):
     with torch.device("meta"):
@@ -309,8 +357,13 @@ def test_weights_of_either_kind_load_and_misfits_are_listed(backbone, tmp_path):
     torch.save({"model": state}, tmp_path / "sam.pt")
     save_file(state, tmp_path / "sam.safetensors")
     for name in ("sam.pt", "sam.safetensors"):
-        loaded = Sam2("tiny", image_size=128, weights=str(tmp_path / name)).model.state_dict()
+        made = Sam2("tiny", image_size=128, weights=str(tmp_path / name))
+        loaded = made.model.state_dict()
         assert all(torch.equal(tensor, loaded[key]) for key, tensor in state.items())
+        assert made.weight_files == (tmp_path / name,)
+    with without_pretrained_weights():
+        assert Sam2("tiny", image_size=128, weights=str(tmp_path / "sam.pt")).weight_files == ()
+    assert backbone.weight_files == ()
     del state["no_mem_embed"]
     state["surplus"] = torch.zeros(1)
     state["maskmem_tpos_enc"] = torch.zeros(2)
@@ -335,3 +388,8 @@ def test_any_multiple_of_32_runs(size):
     backbone = Sam2("tiny", image_size=size)
     features = backbone.encode(pictures(1, size))
     assert features.embedding.shape[-2:] == backbone.grid == (size // 16, size // 16)
+
+
+def test_the_released_preset_is_what_the_golden_data_were_made_with():
+    preset = find("backbone", "pam").preset
+    assert preset == {"size": "large", "image_size": 1024, "frozen": True, "selection": "stability", "shown": "single"}

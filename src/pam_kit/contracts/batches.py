@@ -137,7 +137,8 @@ class RegionFeatures(TensorRecord):
     ``mask_tokens`` (R, 2, C): the stable-or-best token and the single-mask token.
     ``all_tokens`` (R, T, C): the object-score token where the decoder has one, the IoU and mask tokens, then prompt
     tokens; padded rows are marked True in ``token_padding`` (R, T).
-    ``mask_logits`` (R, 1, 4h, 4w), ``iou`` (R,), ``object_score`` (R,) logits: of the mask ``mask_tokens[:, 0]`` makes.
+    ``mask_logits`` (R, 1, 4h, 4w), ``iou`` (R,), ``object_score`` (R,) logits: of the mask that is shown. It is the one
+    ``mask_tokens[:, 0]`` makes, unless the backbone always shows the single one; -1024 where a tracked object is gone.
     ``candidate_logits`` (R, M, 4h, 4w) and ``candidate_iou`` (R, M): every hypothesis, the single-mask one first.
     """
 
