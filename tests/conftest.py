@@ -142,33 +142,12 @@ def _mixed_prompts(count: int, image_size: int, cells: int, generator):
     return PromptBatch(points, labels, drawn * has_mask[:, None, None, None], has_mask)
 
 
-# Our names in the perceiver -> those of SAM's two-way transformer, which the released PAM's resampler has as well.
-RELEASED_NAMES = {
-    "semantic_tokens": "sem_tokens.weight",
-    "positions.gaussian": "pe_layer.positional_encoding_gaussian_matrix",
-    "transformer.last_look": "final_attn_token_to_image",
-    "transformer.norm": "norm_final_attn",
-    "transformer.blocks": "layers",
-    "self_attention": "self_attn",
-    "token_to_image": "cross_attn_token_to_image",
-    "image_to_token": "cross_attn_image_to_token",
-    "mlp.0": "mlp.layers.0",
-    "mlp.2": "mlp.layers.1",
-    **{f"norms.{i}": f"norm{i + 1}" for i in range(4)},
-    **{"query": "q_proj", "key": "k_proj", "value": "v_proj", "out": "out_proj"},
-}
-
-
 @pytest.fixture(scope="session")
 def released_name():
     """``released_name("transformer.blocks.1.self_attention.query.bias")`` -> ``layers.1.self_attn.q_proj.bias``."""
+    from pam_kit.released.names import released_perceiver_name
 
-    def translate(name: str) -> str:
-        for own, released in RELEASED_NAMES.items():
-            name = f".{name}.".replace(f".{own}.", f".{released}.").strip(".")
-        return name
-
-    return translate
+    return released_perceiver_name
 
 
 class Golden:

@@ -13,7 +13,7 @@ from pam_kit.cli import main
 from pam_kit.data.micro.dataset import MicroDataset
 from pam_kit.data.samples import write_jsonl
 
-VERBS = ("fit", "evaluate", "predict", "plan", "components", "recipes", "data")
+VERBS = ("fit", "evaluate", "predict", "plan", "components", "recipes", "data", "import-pam", "export-pam", "export")
 TINY = """\
 # A tiny run of the command line's tests.
 model:
@@ -129,7 +129,7 @@ def test_a_mistyped_command_is_refused_by_the_parser(arguments, capsys):
 def test_changes_may_stand_before_and_after_options(capsys, recipe):
     arguments = ["plan", str(recipe), "train.max_steps=1", "--devices", "1", "train.max_steps=77"]
     assert main(arguments) == 0
-    assert "77 steps, 154 pictures" in capsys.readouterr().out
+    assert "77 steps, 154 samples" in capsys.readouterr().out
 
 
 def test_every_mistake_in_a_recipe_is_named_with_its_line(capsys, tmp_path):
@@ -218,7 +218,7 @@ def test_plan_counts_what_the_model_has(capsys, recipe):
     assert f"{sum(p.numel() for p in model.parameters()):,}" in text
     # 64 pixels make a grid of 4 x 4, and the projector merges 2 x 2 of its cells.
     assert "4 visual + 2 semantic a region (8 positions with their newlines)" in text
-    assert "features 4x4" in text and "9 steps, 18 pictures" in text
+    assert "features 4x4" in text and "9 steps, 18 samples" in text
 
 
 def test_plan_refuses_devices_that_do_not_divide_the_batch(capsys, recipe):
