@@ -1,30 +1,36 @@
 """Any Hugging Face causal language model as the decoder."""
 
-from collections.abc import Iterable
-from functools import lru_cache
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedConfig
+from transformers import AutoConfig, GenerationConfig, PreTrainedConfig, PreTrainedModel
 
-from pam_kit.components.decoders.chat import ChatTemplate, chat_pieces, end_of_answer
+from pam_kit.components.decoders.adapters import add_adapters, merge_adapters
+from pam_kit.components.decoders.chat import ChatFormat, ChatTemplate
+from pam_kit.components.decoders.conversation import NO_LABEL, TokenizedText
+from pam_kit.components.decoders.pretrained import (
+    config_of_sizes,
+    meaning,
+    pretrained_config,
+    pretrained_model,
+    random_model,
+    read_tokenizer,
+    weight_files,
+)
+from pam_kit.components.decoders.quantised import leave_base_out_of_state, loading_options
+from pam_kit.components.decoders.sequence import Sequences, assemble, like_lengths, prefix_lengths
+from pam_kit.components.decoders.text_losses import alignment_loss, prediction_losses
 from pam_kit.components.decoders.vocabulary import learn_tokenizer
 from pam_kit.contracts import Decoder, GeneratedText, Questions, TextLoss
-from pam_kit.errors import CheckpointError
+from pam_kit.errors import CheckpointError, PamKitError, RecipeError
 from pam_kit.registry import register
 from pam_kit.weights import pretrained_weights_wanted
 
-_NO_LABEL = -100
 # Beside a saved tokenizer: the whole configuration of the language model, of which a recipe holds the sizes only.
 _CONFIG_FOLDER = "language_model"
-# As sharp as contrastive image-text models use; the tokens have to choose their words.
-ALIGNMENT_TEMPERATURE = 0.07
-# A batch is split by length when that leaves at most this share of its positions.
-WORTH_SPLITTING = 0.85
 
 
 # The sizes stand here so that a recipe can be planned before the weights are at hand.
@@ -59,6 +65,32 @@ WORTH_SPLITTING = 0.85
             "intermediate_size": 11008,
             "vocab_size": 151936,
         },
+        "pam_1_5b": {
+            "path": "Qwen/Qwen2.5-1.5B-Instruct",
+            "hidden_size": 1536,
+            "num_layers": 28,
+            "num_heads": 12,
+            "num_key_value_heads": 2,
+            "intermediate_size": 8960,
+            "vocab_size": 151665,
+            "resize_vocabulary": True,
+            "template": "chatml",
+            "supervision": "released",
+            "max_positions": 12288,
+        },
+        "pam_3b": {
+            "path": "Qwen/Qwen2.5-3B-Instruct",
+            "hidden_size": 2048,
+            "num_layers": 36,
+            "num_heads": 16,
+            "num_key_value_heads": 2,
+            "intermediate_size": 11008,
+            "vocab_size": 151665,
+            "resize_vocabulary": True,
+            "template": "chatml",
+            "supervision": "released",
+            "max_positions": 12288,
+        },
     },
 )
 class CausalLM(Decoder):
@@ -73,9 +105,23 @@ class CausalLM(Decoder):
         num_key_value_heads: key/value heads; null: as many as heads.
         intermediate_size: hidden width of the MLPs; null: four times the width.
         vocab_size: rows of the embedding; the learned tokenizer has at most this many entries.
+        resize_vocabulary: give pretrained weights vocab_size rows, whatever they come with; null is one for each entry
+            of the tokenizer. Qwen2.5 comes with 151936 rows for 151665 entries, the released PAM keeps the latter.
         max_length: longest sequence a random model is made for.
+        max_positions: cut sequences behind that many positions, as the released PAM does behind 12288; null cuts
+            nothing, and refuses what is longer than the model was made for.
         template: chatml is PAM's and Qwen's chat format, native the tokenizer's own, plain none.
+        supervision: answer learns the answer and its end; released, with chatml, learns what the released PAM does: the
+            assistant's whole turn and, anywhere, the chat tokens and line breaks that are tokens of their own.
         dtype: of the weights.
+        quantize: keep the linear layers of pretrained weights in 8 bits (int8) or 4 (nf4); they are frozen and stay out
+            of checkpoints, which read them from path again. Only adapters (lora_rank) learn then.
+        lora_rank: rank of adapters beside the linear layers, all else being frozen; 0 is no adapters. Needs
+            pam-kit[lora].
+        lora_alpha: adapters are scaled by lora_alpha / lora_rank.
+        lora_dropout: share of the adapters' inputs that is dropped in training.
+        lora_targets: names of the layers that get an adapter, such as q_proj; null is every linear one of the
+            transformer.
     """
 
     def __init__(
@@ -88,11 +134,28 @@ class CausalLM(Decoder):
         num_key_value_heads: int | None = None,
         intermediate_size: int | None = None,
         vocab_size: int | None = None,
+        resize_vocabulary: bool = False,
         max_length: int = 32768,
+        max_positions: int | None = None,
         template: Literal["chatml", "native", "plain"] = "chatml",
+        supervision: Literal["answer", "released"] = "answer",
         dtype: Literal["float32", "bfloat16", "float16"] = "float32",
+        quantize: Literal["int8", "nf4"] | None = None,
+        lora_rank: int = 0,
+        lora_alpha: float = 16,
+        lora_dropout: float = 0.0,
+        lora_targets: list[str] | None = None,
     ):
         super().__init__()
+        if supervision == "released" and template != "chatml":
+            raise RecipeError([f"decoder.supervision=released needs decoder.template=chatml, not {template}"])
+        if quantize and path is None:
+            raise RecipeError([f"decoder.quantize={quantize} needs pretrained weights: give decoder.path"])
+        self.template: ChatTemplate = template
+        self.supervision, self.max_positions, self.quantize = supervision, max_positions, quantize
+        self._adapters = (lora_rank, lora_alpha, lora_dropout, lora_targets)
+        self.frozen = quantize is not None and not lora_rank
+        self.tokenizer = None
         sizes = {
             "hidden_size": hidden_size,
             "num_hidden_layers": num_layers,
@@ -101,17 +164,52 @@ class CausalLM(Decoder):
             "intermediate_size": intermediate_size,
             "vocab_size": vocab_size,
         }
-        self.template: ChatTemplate = template
-        self.tokenizer = None
         torch_dtype = getattr(torch, dtype)
-        if path is None or (hidden_size is not None and not pretrained_weights_wanted()):
-            self.lm = AutoModelForCausalLM.from_config(_config(architecture, sizes, max_length), dtype=torch_dtype)
+        if path is None or (hidden_size is not None and not self._reads_weights()):
+            self._adopt(random_model(config_of_sizes(architecture, sizes, max_length), torch_dtype))
         else:
-            self.lm = _pretrained(path, sizes, torch_dtype)
-            self._use_tokenizer(_read_tokenizer(path))
+            self._start_from(path, sizes, torch_dtype, resize_vocabulary)
+        if quantize:
+            leave_base_out_of_state(self, "lm")
+
+    def _reads_weights(self) -> bool:
+        """Checkpoints hold no quantised weights, so these are read even where a checkpoint will be."""
+        return pretrained_weights_wanted() or (self.quantize is not None and torch.get_default_device().type != "meta")
+
+    def _start_from(self, path: str, sizes: dict[str, int | None], dtype: torch.dtype, resize_vocabulary: bool) -> None:
+        expected = sizes | {"vocab_size": None} if resize_vocabulary else sizes
+        if self._reads_weights():
+            options = loading_options(self.quantize, dtype) if self.quantize else {}
+            model = pretrained_model(path, expected, dtype, **options)
+            self.weight_files = weight_files(path)
+        else:
+            model = random_model(pretrained_config(path, expected), dtype)
+        tokenizer = read_tokenizer(path)
+        if resize_vocabulary:
+            model.resize_token_embeddings(sizes["vocab_size"] or len(tokenizer))
+        self._adopt(model)
+        self._use_tokenizer(tokenizer)
+
+    def _adopt(self, model: PreTrainedModel) -> None:
+        self.lm = model
         # Answers are greedy: what a model is published with, such as a repetition penalty, would bend them.
         self.lm.generation_config = GenerationConfig()
-        self.embed_dim = self.lm.get_input_embeddings().embedding_dim
+        words = self.lm.get_input_embeddings()
+        self.embed_dim, self.vocabulary_size = words.embedding_dim, words.num_embeddings
+        if self.quantize:
+            self.lm.requires_grad_(False)
+        if self._adapters[0]:
+            add_adapters(self.lm, *self._adapters)
+
+    def merge_adapters(self) -> None:
+        """Fold the adapters into the weights, for export: a plain language model that answers as before.
+
+        A quantised one gets plain weights again. What is saved then is a decoder of lora_rank=0 and quantize=null.
+        """
+        if not self._adapters[0]:
+            raise PamKitError("this decoder has no adapters to merge; decoder.lora_rank is 0")
+        merge_adapters(self.lm)
+        self._adapters, self.quantize, self.frozen = (0, *self._adapters[1:]), None, False
 
     def needs_vocabulary(self) -> bool:
         return self.tokenizer is None
@@ -122,116 +220,115 @@ class CausalLM(Decoder):
         self._use_tokenizer(learn_tokenizer(texts, self.lm.config.vocab_size))
 
     def layers(self) -> list[torch.nn.Module]:
-        return list(self.lm.base_model.layers)
+        count = self.lm.config.num_hidden_layers
+        lists = (part for part in self.lm.modules() if isinstance(part, torch.nn.ModuleList) and len(part) == count)
+        return list(next(lists))
 
     def save_tokenizer(self, folder: str) -> None:
-        self._ready_tokenizer().save_pretrained(folder)
+        self._ready_format().tokenizer.save_pretrained(folder)
         self.lm.config.save_pretrained(Path(folder, _CONFIG_FOLDER))
 
     def load_tokenizer(self, folder: str) -> None:
         config_folder = Path(folder, _CONFIG_FOLDER)
         if config_folder.is_dir():
-            self._follow(AutoConfig.from_pretrained(config_folder))
-        self._use_tokenizer(_read_tokenizer(folder))
+            self.follow_config(AutoConfig.from_pretrained(config_folder))
+        self._use_tokenizer(read_tokenizer(folder))
 
-    def forward(self, prefix: Tensor, questions: Questions) -> TextLoss:
-        pieces = [self._text_ids(q, a) for q, a in zip(questions.questions, questions.answers, strict=True)]
-        order, sums, counts = [], [], []
-        for rows in _like_lengths([len(ids) for ids, _ in pieces], prefix.shape[1]):
-            group_sums, group_counts = self._losses(prefix, questions.region_index[rows], [pieces[i] for i in rows])
+    def follow_config(self, config: PreTrainedConfig) -> None:
+        """Make the model anew where its sizes alone did not say all: rope base, norms, tied or scaled embeddings."""
+        if meaning(config) != meaning(self.lm.config):
+            if self.quantize:
+                raise CheckpointError("the weights of decoder.path are not those that this run was quantised from")
+            self._adopt(random_model(config, self.lm.dtype).to(self.lm.device))
+
+    def num_supervised_tokens(self, questions: Questions) -> int:
+        # Nothing comes before the first token of a sequence that it could be told from.
+        return sum(int((text.labels[1:] != NO_LABEL).sum()) for text in self._examples(questions))
+
+    def forward(self, prefix: Sequence[Tensor] | Tensor, questions: Questions) -> TextLoss:
+        texts, regions = self._examples(questions), _regions(questions)
+        taken = prefix_lengths(prefix)
+        lengths = [len(t.ids) + sum(taken[r] - 1 for r in inside) for t, inside in zip(texts, regions, strict=True)]
+        order: list[int] = []
+        sums, counts = [], []
+        lengths = [min(length, self.max_positions or length) for length in lengths]
+        for rows in [list(range(len(lengths)))] if self.one_pass else like_lengths(lengths):
+            sequences = self._assemble([texts[i] for i in rows], [regions[i] for i in rows], prefix)
+            group_sums, group_counts = prediction_losses(self.lm, sequences)
             order += rows
             sums.append(group_sums)
             counts.append(group_counts)
-        place = torch.tensor(order, device=prefix.device).argsort()
+        place = torch.tensor(order, device=sums[0].device).argsort()
         total, tokens = torch.cat(sums)[place], torch.cat(counts)[place]
-        return TextLoss(loss=total.sum() / tokens.sum(), per_question=total / tokens, num_tokens=tokens.sum())
+        if self.max_positions and not tokens.any():
+            raise PamKitError(f"decoder.max_positions={self.max_positions} cuts off all that could be learned")
+        return TextLoss(total.sum() / tokens.sum(), total / tokens.clamp_min(1), tokens.sum())
 
-    def _losses(self, prefix: Tensor, region_index: Tensor, pieces: list[tuple[Tensor, Tensor]]):
-        """Summed loss and number of supervised tokens of some questions, (q,) each."""
-        embeddings, before = self._embed(prefix, region_index, [ids for ids, _ in pieces])
-        labels = pad_sequence([labels for _, labels in pieces], True, _NO_LABEL).to(prefix.device)
-        first_text = before + prefix.shape[1]
-        supervised = torch.zeros(embeddings.shape[:2], dtype=torch.bool, device=prefix.device)
-        supervised[:, first_text - 1 : -1] = labels != _NO_LABEL  # position i predicts token i + 1
-        losses = F.cross_entropy(self._logits_at(embeddings, supervised), labels[labels != _NO_LABEL], reduction="none")
-        sums = losses.new_zeros(len(pieces)).index_add(0, supervised.nonzero()[:, 0], losses)
-        return sums, supervised.sum(1)
+    def sequences(
+        self, prefix: Sequence[Tensor] | Tensor, questions: Questions, padding_side: Literal["left", "right"] = "right"
+    ) -> Sequences:
+        """What ``forward`` puts before the language model, with all questions in one group; for comparisons."""
+        return self._assemble(self._examples(questions), _regions(questions), prefix, padding_side)
 
     def align(self, tokens: Tensor, questions: Questions) -> Tensor:
-        ids = [self._ids(answer) for answer in questions.answers]
-        rows = torch.cat([torch.full_like(words, i) for i, words in enumerate(ids)]).to(tokens.device)
-        table = F.normalize(self.lm.get_input_embeddings().weight.float(), dim=-1)
-        similarity = F.normalize(tokens.float(), dim=-1) @ table.T / ALIGNMENT_TEMPERATURE  # (R, N, V)
-        words = torch.cat(ids).to(tokens.device)
-        said = similarity.softmax(-1).mean(1)[questions.region_index[rows], words]
-        # A word that many answers hold tells little about a region: all distinct words weigh the same together.
-        weights = 1 / words.bincount(minlength=len(table))[words]
-        return -(weights * said.clamp_min(1e-9).log()).sum() / weights.sum()
+        form, about = self._ready_format(), questions.region_index.tolist()
+        answers = [form.words(answer) for answer, region in zip(questions.answers, about, strict=True) if region >= 0]
+        table = self.lm.get_input_embeddings().weight
+        return alignment_loss(table, tokens, answers, [region for region in about if region >= 0])
 
     @torch.inference_mode()
-    def generate(self, prefix: Tensor, questions: Questions, max_new_tokens: int) -> list[GeneratedText]:
+    def generate(
+        self, prefix: Sequence[Tensor] | Tensor, questions: Questions, max_new_tokens: int
+    ) -> list[GeneratedText]:
         if not len(questions):
             return []
-        texts = [self._ids(chat_pieces(self._ready_tokenizer(), self.template, q)[1]) for q in questions.questions]
-        embeddings, before = self._embed(prefix, questions.region_index, texts)
-        lengths = torch.tensor([len(ids) for ids in texts], device=prefix.device) + before + prefix.shape[1]
-        embeddings, mask = _left_padded(embeddings, lengths)
+        form, regions = self._ready_format(), _regions(questions)
+        ids = [form.prompt(q, bool(inside)) for q, inside in zip(questions.questions, regions, strict=True)]
+        texts = [TokenizedText(prompt, torch.full_like(prompt, NO_LABEL)) for prompt in ids]
+        prompts = self._assemble(texts, regions, prefix, padding_side="left")
+        room = self._most_positions() - prompts.embeddings.shape[1]
         output = self.lm.generate(
-            inputs_embeds=embeddings,
-            attention_mask=mask,
+            inputs_embeds=prompts.embeddings,
+            attention_mask=prompts.attention_mask.long(),
+            # One process may answer alone, where the others have gathered the sharded layers for it.
+            synced_gpus=False,
             generation_config=GenerationConfig(
                 do_sample=False,
-                max_new_tokens=max_new_tokens,
-                eos_token_id=self._end,
-                pad_token_id=self._pad,
+                max_new_tokens=int(min(max_new_tokens, max(room, 1))),
+                eos_token_id=form.end,
+                pad_token_id=form.pad,
                 return_dict_in_generate=True,
                 output_scores=True,
             ),
         )
         steps = self.lm.compute_transition_scores(output.sequences, output.scores, normalize_logits=True)
-        return [self._answer(ids, logs) for ids, logs in zip(output.sequences, steps, strict=True)]
+        return [self._answer(said, logs) for said, logs in zip(output.sequences, steps, strict=True)]
 
-    def _follow(self, saved: PreTrainedConfig) -> None:
-        """Make the model anew where its sizes alone did not say all: rope base, norms, tied or scaled embeddings."""
-        if _settings(saved) != _settings(self.lm.config):
-            self.lm = AutoModelForCausalLM.from_config(saved, dtype=self.lm.dtype).to(self.lm.device)
-            self.lm.generation_config = GenerationConfig()
+    def _examples(self, questions: Questions) -> list[TokenizedText]:
+        form, regions = self._ready_format(), _regions(questions)
+        asked = zip(questions.questions, questions.answers, regions, strict=True)
+        return [form.example(question, answer, bool(inside)) for question, answer, inside in asked]
+
+    def _assemble(self, texts, regions, prefix, padding_side: Literal["left", "right"] = "right") -> Sequences:
+        words = self.lm.get_input_embeddings()
+        found = assemble(words, texts, regions, prefix, padding_side, self.max_positions)
+        if found.embeddings.shape[1] > self._most_positions():
+            raise PamKitError(
+                f"a sequence of {found.embeddings.shape[1]} positions is too long for a decoder made for "
+                f"{self._most_positions()}: ask shorter questions, read fewer frames or make fewer visual tokens "
+                "(projector.ratio, projector.later_ratio); decoder.max_positions would cut it"
+            )
+        return found
+
+    def _most_positions(self) -> float:
+        return getattr(self.lm.config, "max_position_embeddings", None) or float("inf")
 
     def _answer(self, ids: Tensor, log_probabilities: Tensor) -> GeneratedText:
-        ended = (ids == self._end).nonzero()
+        form = self._ready_format()
+        ended = (ids == form.end).nonzero()
         stop = int(ended[0]) + 1 if len(ended) else len(ids)
-        text = self._ready_tokenizer().decode(ids[:stop], skip_special_tokens=True).strip()
+        text = form.tokenizer.decode(ids[:stop], skip_special_tokens=True).strip()
         return GeneratedText(text=text, score=float(log_probabilities[:stop].mean().exp()))
-
-    def _embed(self, prefix: Tensor, region_index: Tensor, texts: list[Tensor]) -> tuple[Tensor, int]:
-        """[before | region | text] of every question, right-padded: (Q, L, D), and the length of ``before``."""
-        words = self.lm.get_input_embeddings()
-        before = self._ids(chat_pieces(self._ready_tokenizer(), self.template, "")[0]).to(prefix.device)
-        text = words(pad_sequence(texts, True, self._pad).to(prefix.device))
-        regions = prefix.to(text.dtype)[region_index]
-        return torch.cat([words(before).expand(len(text), -1, -1), regions, text], dim=1), len(before)
-
-    def _logits_at(self, embeddings: Tensor, supervised: Tensor) -> Tensor:
-        """Logits (n, V) of the positions where ``supervised`` (Q, L) is True; no other is ever computed.
-
-        The rows are picked in front of the model's own vocabulary projection, so that what it does after it
-        (scaling, soft-capping) stays its own.
-        """
-
-        def pick(_module, inputs):
-            return (inputs[0][supervised],)
-
-        hook = self.lm.get_output_embeddings().register_forward_pre_hook(pick)
-        try:
-            return self.lm(inputs_embeds=embeddings, use_cache=False).logits.float()
-        finally:
-            hook.remove()
-
-    def _text_ids(self, question: str, answer: str) -> tuple[Tensor, Tensor]:
-        """Ids of question and answer, and their labels."""
-        asked = self._ids(chat_pieces(self._ready_tokenizer(), self.template, question)[1])
-        said = torch.cat([self._ids(answer), torch.tensor([self._end])])
-        return torch.cat([asked, said]), torch.cat([torch.full_like(asked, _NO_LABEL), said])
 
     def _use_tokenizer(self, tokenizer) -> None:
         if len(tokenizer) > self.lm.config.vocab_size:
@@ -239,87 +336,14 @@ class CausalLM(Decoder):
                 f"the tokenizer has {len(tokenizer)} entries, the decoder's embedding only {self.lm.config.vocab_size}"
             )
         self.tokenizer = tokenizer
-        self._end = end_of_answer(tokenizer, self.template)
-        self._pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else self._end
-        self._encode = lru_cache(maxsize=4096)(lambda text: tokenizer(text, add_special_tokens=False).input_ids)
+        self._format = ChatFormat(tokenizer, self.template, self.supervision)
 
-    def _ids(self, text: str) -> Tensor:
-        self._ready_tokenizer()
-        return torch.tensor(self._encode(text), dtype=torch.long)
-
-    def _ready_tokenizer(self):
+    def _ready_format(self) -> ChatFormat:
         if self.tokenizer is None:
             raise CheckpointError("the decoder has no tokenizer yet: train it, or load a run that has one")
-        return self.tokenizer
+        return self._format
 
 
-def _like_lengths(lengths: list[int], prefix: int) -> list[list[int]]:
-    """Rows in one group, or in a short and a long one where that saves enough padding to be worth a second pass."""
-    order = sorted(range(len(lengths)), key=lengths.__getitem__)
-    whole = len(order) * (prefix + lengths[order[-1]])
-    costs = [
-        cut * (prefix + lengths[order[cut - 1]]) + (len(order) - cut) * (prefix + lengths[order[-1]])
-        for cut in range(1, len(order))
-    ]
-    if not costs or min(costs) > WORTH_SPLITTING * whole:
-        return [order]
-    cut = 1 + costs.index(min(costs))
-    return [order[:cut], order[cut:]]
-
-
-def _left_padded(embeddings: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-    """Move the padding of (Q, L, D) rows from the right to the left; also their attention mask (Q, L)."""
-    longest = embeddings.shape[1]
-    source = torch.arange(longest, device=embeddings.device) - (longest - lengths)[:, None]
-    mask = source >= 0
-    rows = torch.arange(len(lengths), device=embeddings.device)[:, None]
-    return embeddings[rows, source.clamp_min(0)] * mask[..., None], mask.long()
-
-
-def _config(architecture: str, sizes: dict[str, int | None], max_length: int) -> PreTrainedConfig:
-    needed = ("hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
-    missing = [name for name in needed if sizes[name] is None]
-    if missing:
-        raise CheckpointError(f"a decoder without a path needs its sizes; missing: {', '.join(missing)}")
-    given = {name: size for name, size in sizes.items() if size is not None}
-    given.setdefault("num_key_value_heads", given["num_attention_heads"])
-    given.setdefault("intermediate_size", 4 * given["hidden_size"])
-    return AutoConfig.for_model(
-        architecture, **given, max_position_embeddings=max_length, tie_word_embeddings=True, use_cache=True
-    )
-
-
-def _settings(config: PreTrainedConfig) -> dict:
-    """What the weights mean, without where they came from and what they were stored as."""
-    about = ("_name_or_path", "architectures", "dtype", "transformers_version")
-    return {key: value for key, value in config.to_dict().items() if key not in about}
-
-
-def _pretrained(path: str, sizes: dict[str, int | None], dtype: torch.dtype):
-    try:
-        config = AutoConfig.from_pretrained(path)
-        wrong = [
-            f"{k} is {getattr(config, k)}, not {v}" for k, v in sizes.items() if v not in (None, getattr(config, k))
-        ]
-        if wrong:
-            raise CheckpointError(f"{path} is not the model the recipe describes: {'; '.join(wrong)}")
-        if not pretrained_weights_wanted():
-            return AutoModelForCausalLM.from_config(config, dtype=dtype)
-        return AutoModelForCausalLM.from_pretrained(path, dtype=dtype)
-    except (OSError, ValueError) as error:
-        raise CheckpointError(
-            f"cannot load the decoder from {path!r}: it is neither a local folder with config.json and weights nor a "
-            f"hub name that can be reached from here. Download it first and give the folder: decoder.path=/folder"
-        ) from error
-
-
-def _read_tokenizer(path: str):
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(path)
-        # Where the files are missing, transformers may make up a tokenizer that knows no word.
-        works = tokenizer.decode(tokenizer("a").input_ids, skip_special_tokens=True).strip() == "a"
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"cannot load a tokenizer from {path!r}: {error}") from error
-    if not works:
-        raise CheckpointError(f"cannot load a tokenizer from {path!r}: it lacks tokenizer.json; copy it there")
-    return tokenizer
+def _regions(questions: Questions) -> list[list[int]]:
+    """The regions that each question is about: one, or none where it is about text alone."""
+    return [[region] if region >= 0 else [] for region in questions.region_index.tolist()]

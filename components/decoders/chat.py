@@ -1,46 +1,86 @@
-"""How a question about a region is put to a language model: the text before the region, and the text after it."""
+"""How a question about a region, and its answer, become tokens for a language model."""
 
 from typing import Literal
 
+import torch
+from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from pam_kit.components.decoders.conversation import (
+    NO_LABEL,
+    SYSTEM_MESSAGE,
+    ChatML,
+    Supervision,
+    TokenizedText,
+    Turn,
+    join_pieces,
+    remembering_encoder,
+)
 from pam_kit.errors import PamKitError
 
 ChatTemplate = Literal["chatml", "native", "plain"]
-SYSTEM_MESSAGE = "You are a helpful assistant."
-_REGION_MARK = "<region-goes-here>"
+_REGION_GOES_HERE = "<region-goes-here>"
 
 
-def chat_pieces(tokenizer: PreTrainedTokenizerBase, template: ChatTemplate, question: str) -> tuple[str, str]:
-    """The text before and after the region's embeddings.
+class ChatFormat:
+    """Questions and answers as ids for one tokenizer; the region stands before the question, on a line of its own.
 
-    ``chatml`` is Qwen's format as PAM uses it, ``native`` the tokenizer's own chat template, ``plain`` no format.
+    Attributes:
+        end: the token that ends an answer.
+        pad: the token that fills up the shorter answers of a batch.
+
+    Args:
+        tokenizer: that of the language model.
+        template: ``chatml`` is Qwen's format as PAM uses it, ``native`` the tokenizer's own chat template, ``plain`` no
+            format.
+        supervision: what is learned of a question and its answer; ``released`` is known of ``chatml`` only.
     """
-    if template == "plain":
-        return "", f"{question}\n"
-    if template == "chatml":
-        return (
-            f"<|im_start|>system\n{SYSTEM_MESSAGE}<|im_end|>\n<|im_start|>user\n",
-            f"\n{question}<|im_end|>\n<|im_start|>assistant\n",
-        )
-    if not tokenizer.chat_template:
-        raise PamKitError("this tokenizer has no chat template of its own; use decoder.template=chatml or plain")
-    messages = [
-        {"role": "system", "content": SYSTEM_MESSAGE},
-        {"role": "user", "content": f"{_REGION_MARK}\n{question}"},
-    ]
-    text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    before, after = text.split(_REGION_MARK)
-    return before, after
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, template: ChatTemplate, supervision: Supervision = "answer"):
+        self.tokenizer, self.template, self.supervision = tokenizer, template, supervision
+        self.encode = remembering_encoder(tokenizer)
+        if template == "chatml":
+            self._chatml = ChatML(tokenizer, self.encode)
+            self.end = self._chatml.end
+        elif tokenizer.eos_token_id is None:
+            raise PamKitError("this tokenizer has no end-of-text token, so an answer could never end")
+        else:
+            self.end = tokenizer.eos_token_id
+        self.pad = self.end if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+
+    def prompt(self, question: str, about_region: bool = True) -> Tensor:
+        """Ids (T,) of a question; generation goes on behind them."""
+        if self.template == "chatml":
+            return self._chatml.prompt([_user_turn(question, about_region)])
+        return join_pieces(self._pieces(question, about_region), self.encode)
+
+    def example(self, question: str, answer: str, about_region: bool = True) -> TokenizedText:
+        """Ids and labels of a question and its answer, up to the last token that is learned."""
+        if self.template == "chatml":
+            turns = [_user_turn(question, about_region), Turn("assistant", (answer,))]
+            whole = self._chatml.conversation(turns, self.supervision)
+            length = int((whole.labels != NO_LABEL).nonzero()[-1]) + 1
+            return TokenizedText(whole.ids[:length], whole.labels[:length])
+        asked = self.prompt(question, about_region)
+        said = torch.cat([self.words(answer), torch.tensor([self.end])])
+        return TokenizedText(torch.cat([asked, said]), torch.cat([torch.full_like(asked, NO_LABEL), said]))
+
+    def words(self, text: str) -> Tensor:
+        """Ids (T,) of a text without any format."""
+        return torch.tensor(self.encode(text), dtype=torch.long)
+
+    def _pieces(self, question: str, about_region: bool) -> list[str]:
+        if self.template == "plain":
+            return ["", f"{question}\n"] if about_region else [f"{question}\n"]
+        if not self.tokenizer.chat_template:
+            raise PamKitError("this tokenizer has no chat template of its own; use decoder.template=chatml or plain")
+        messages = [
+            {"role": "system", "content": SYSTEM_MESSAGE},
+            {"role": "user", "content": f"{_REGION_GOES_HERE}\n{question}" if about_region else question},
+        ]
+        text = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        return text.split(_REGION_GOES_HERE, 1) if about_region else [text]
 
 
-def end_of_answer(tokenizer: PreTrainedTokenizerBase, template: ChatTemplate) -> int:
-    """The token that ends an answer."""
-    if template == "chatml":
-        end = tokenizer.convert_tokens_to_ids("<|im_end|>")
-        if end is None or end == tokenizer.unk_token_id:
-            raise PamKitError("this tokenizer has no <|im_end|>; use decoder.template=native or plain")
-        return end
-    if tokenizer.eos_token_id is None:
-        raise PamKitError("this tokenizer has no end-of-text token, so an answer could never end")
-    return tokenizer.eos_token_id
+def _user_turn(question: str, about_region: bool) -> Turn:
+    return Turn("user", ("", f"\n{question}") if about_region else (question,))

@@ -1,16 +1,17 @@
 """The language-model decoder: its loss against a plain full computation, its answers against a loop by hand."""
 
-import json
 import math
+from functools import partial
 
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.utils.checkpoint import checkpoint
 
-from pam_kit.components.decoders.causal_lm import CausalLM, _like_lengths
-from pam_kit.components.decoders.chat import chat_pieces
+from pam_kit.components.decoders.causal_lm import CausalLM
+from pam_kit.components.decoders.sequence import like_lengths
 from pam_kit.contracts import GeneratedText, Questions
-from pam_kit.errors import CheckpointError, PamKitError
+from pam_kit.errors import CheckpointError, PamKitError, RecipeError
 
 WIDTH, PREFIX = 32, 5
 QUESTIONS = (
@@ -154,9 +155,9 @@ def test_only_supervised_positions_reach_the_vocabulary():
 
 
 def test_a_batch_is_split_by_length_only_where_that_saves_padding():
-    assert sorted(map(sorted, _like_lengths([3, 40, 4, 41, 3], 2))) == [[0, 2, 4], [1, 3]]
-    assert [sorted(group) for group in _like_lengths([5, 6, 5, 6], 10)] == [[0, 1, 2, 3]]
-    assert _like_lengths([7], 3) == [[0]]
+    assert sorted(map(sorted, like_lengths([5, 42, 6, 43, 5]))) == [[0, 2, 4], [1, 3]]
+    assert [sorted(group) for group in like_lengths([15, 16, 15, 16])] == [[0, 1, 2, 3]]
+    assert like_lengths([7]) == [[0]]
 
 
 def test_a_question_about_another_region_reads_that_regions_prefix():
@@ -236,19 +237,6 @@ def test_no_question_no_answer():
     assert decoder().generate(random_prefix(), asked(rows=[]), 4) == []
 
 
-def test_chatml_is_the_released_format(golden):
-    """Every golden conversation of one question that starts with the picture."""
-    cases = json.loads((golden.folder / "public/text/chat_cases.json").read_text(encoding="utf-8"))["cases"]
-    checked = 0
-    for case in cases:
-        turns = [turn["value"] for turn in case["conversation_after_multimodal"]]
-        if len(turns) == 2 and turns[0].startswith("<image>\n") and turns[0].count("<image>") == 1:
-            before, after = chat_pieces(decoder().tokenizer, "chatml", turns[0].removeprefix("<image>\n"))
-            assert f"{before}<image>{after}{turns[1]}<|im_end|>\n" == case["training_text"]
-            checked += 1
-    assert checked >= 2
-
-
 def test_native_without_a_template_of_its_own_is_refused():
     made = decoder(template="native")
     with pytest.raises((ValueError, PamKitError), match="no chat template"):
@@ -325,3 +313,122 @@ def test_without_a_tokenizer_nothing_can_be_asked(tmp_path):
     for use in (made.forward, lambda *a: made.generate(*a, 3), lambda *_: made.save_tokenizer(str(tmp_path))):
         with pytest.raises(CheckpointError, match="no tokenizer yet"):
             use(random_prefix(), asked())
+
+
+def mixed_prefix() -> list[torch.Tensor]:
+    """Regions of different length, as those of clips and images are."""
+    generator = torch.Generator().manual_seed(3)
+    return [torch.randn(length, WIDTH, generator=generator) for length in (9, 2, 5)]
+
+
+@pytest.mark.parametrize("template", ["plain", "chatml"])
+def test_regions_of_different_length_and_none(template):
+    """Answers and losses are those of every question alone; -1 asks about no region, and its line break is gone."""
+    made, prefix = decoder(template=template), mixed_prefix()
+    questions = asked(regions=(0, 1, -1, 2, -1))
+    (before, after), end = FORMATS[template]
+    bare = (before, after.removeprefix("\n"))
+    with torch.no_grad():
+        out, found = made(prefix, questions), made.generate(prefix, questions, 6)
+        for row, region in enumerate((0, 1, -1, 2, -1)):
+            pieces = (before, after) if region >= 0 else bare
+            own = prefix[region] if region >= 0 else torch.empty(0, WIDTH)
+            loss, _ = full_loss(made, own, pieces, QUESTIONS[row], ANSWERS[row], end)
+            assert float(out.per_question[row]) == pytest.approx(float(loss), abs=1e-4)
+            end_id = made.tokenizer.convert_tokens_to_ids(end)
+            said = by_hand(made, sequence(made, own, pieces, QUESTIONS[row]), end_id, 6)
+            assert_same([found[row]], [said])
+
+
+def test_questions_about_nothing_need_no_region():
+    made, questions = decoder(), asked(regions=(-1,) * 5)
+    out = made([], questions)
+    assert torch.isfinite(out.loss) and len(made.generate([], questions, 2)) == 5
+
+
+@pytest.mark.parametrize("template", FORMATS)
+@pytest.mark.parametrize("supervision", ["answer", "released"])
+def test_the_number_of_supervised_tokens_is_known_beforehand(tmp_path, template, supervision):
+    if supervision == "released" and template != "chatml":
+        with pytest.raises(RecipeError, match="supervision=released needs decoder.template=chatml"):
+            decoder(template=template, supervision=supervision)
+        return
+    made = with_template(decoder(template=template, supervision=supervision), tmp_path, template)
+    questions = asked(regions=(0, 1, -1, 2, -1))
+    assert made.num_supervised_tokens(questions) == int(made(random_prefix(), questions).num_tokens)
+
+
+def test_a_sequence_longer_than_the_model_is_refused_and_not_cut():
+    made, questions = decoder(max_length=64), asked(rows=[0])
+    made([torch.zeros(40, WIDTH)], questions)
+    for use in (made.forward, lambda *given: made.generate(*given, 3)):
+        with pytest.raises(PamKitError, match="too long for a decoder made for 64.*decoder.max_positions"):
+            use([torch.zeros(64, WIDTH)], questions)
+
+
+def test_an_answer_ends_where_the_model_does():
+    made, questions = decoder(max_length=64), asked(rows=[0])
+    steps = []
+    made.lm.get_output_embeddings().register_forward_hook(lambda *_: steps.append(None))
+    prompt = len(tokens(made, f"{QUESTIONS[0]}\n"))
+    made.generate([torch.zeros(60 - prompt, WIDTH)], questions, 30)
+    assert 1 <= len(steps) <= 4
+
+
+def test_max_positions_cuts_what_stands_behind():
+    """The loss is that of the words which remain; nothing to learn from is an error."""
+    whole, prefix, question = decoder(), random_prefix(), asked(rows=[1])
+    prompt = PREFIX + len(tokens(whole, f"{QUESTIONS[1]}\n"))
+    cut = decoder(max_positions=prompt + 4)
+    seen = cut(prefix, question)
+    assert int(seen.num_tokens) == 4
+    words = whole.lm.get_input_embeddings()
+    said = tokens(whole, ANSWERS[1])[:4]
+    embeddings = torch.cat([sequence(whole, prefix[1], ("", "{}\n"), QUESTIONS[1]), words(said)])
+    logits = whole.lm(inputs_embeds=embeddings[None]).logits[0, prompt - 1 : -1]
+    assert seen.loss.item() == pytest.approx(F.cross_entropy(logits, said).item(), abs=1e-4)
+    with pytest.raises(PamKitError, match=f"max_positions={prompt} cuts off all that could be learned"):
+        decoder(max_positions=prompt)(prefix, question)
+
+
+def test_align_leaves_out_questions_about_no_region():
+    made, features = decoder(), torch.randn(3, 4, WIDTH, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        some = made.align(features, asked(regions=(0, -1, 1, -1, 2)))
+        assert some == made.align(features, asked(regions=(0, 0, 1, 0, 2), rows=[0, 2, 4]))
+    features.requires_grad_()
+    none = made.align(features, asked(regions=(-1,) * 5))
+    none.backward()
+    assert none == 0 and torch.equal(features.grad, torch.zeros_like(features))
+
+
+@pytest.mark.parametrize("architecture", ["qwen2", "gemma2", "gpt_neox", "gpt2"])
+def test_layers_are_those_that_are_computed_one_after_another(architecture):
+    made, seen = decoder(architecture=architecture), []
+    assert len(made.layers()) == 2
+    for layer in made.layers():
+        layer.register_forward_hook(lambda module, *_: seen.append(module))
+    made(random_prefix(), asked(rows=[0]))
+    assert seen == made.layers()
+
+
+@pytest.mark.parametrize("mode", ["train", "eval"])
+@pytest.mark.parametrize("arguments", [{}, {"lora_rank": 2}], ids=["plain", "adapters"])
+def test_layers_may_be_recomputed_in_the_backward_pass(mode, arguments):
+    """As activation checkpointing does: each layer's forward under a checkpoint that is not reentrant."""
+    (once, expected), (twice, found) = (layer_gradients(mode, arguments, recomputed) for recomputed in (False, True))
+    assert twice > once, "the layers were computed again"
+    assert all(torch.equal(*pair) for pair in zip(expected, found, strict=True))
+
+
+def layer_gradients(mode: str, arguments: dict, recomputed: bool) -> tuple[int, list[torch.Tensor]]:
+    """How often a layer's attention was computed, and the gradients of all that learns."""
+    made, calls = decoder(**arguments), []
+    getattr(made, mode)()
+    prefix = random_prefix().requires_grad_()
+    for layer in made.layers():
+        layer.self_attn.register_forward_pre_hook(lambda *_: calls.append(None))
+        if recomputed:
+            layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
+    made(prefix, asked(rows=[0, 2, 4])).loss.backward()
+    return len(calls), [prefix.grad, *(p.grad for p in made.parameters() if p.requires_grad)]

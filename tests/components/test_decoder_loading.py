@@ -1,11 +1,16 @@
 """Decoders that come from a folder or the hub, and all that can be wrong with one."""
 
+import shutil
+
 import pytest
 import torch
 from transformers import AutoConfig
 
 from pam_kit.components.decoders.causal_lm import CausalLM
+from pam_kit.components.decoders.pretrained import weight_files
 from pam_kit.errors import CheckpointError
+from pam_kit.registry import specs
+from pam_kit.weights import without_pretrained_weights
 
 SIZES = dict(hidden_size=32, num_layers=2, num_heads=4, vocab_size=320)
 
@@ -84,3 +89,69 @@ def test_what_the_sizes_do_not_say_is_kept_with_the_tokenizer(pretrained_decoder
     rebuilt.load_tokenizer(str(tmp_path / "saved"))
     assert rebuilt.lm.config.rope_parameters["rope_theta"] == 1e6
     assert AutoConfig.from_pretrained(folder).rope_parameters == rebuilt.lm.config.rope_parameters
+
+
+@pytest.mark.parametrize(("rows", "given"), [(320, None), (330, 330), (500, 500)])
+def test_a_vocabulary_of_another_size(pretrained_decoder, tmp_path, rows, given):
+    """The rows of known words stay; null is one row for each entry of the tokenizer."""
+    model, folder = pretrained_decoder(vocab_size=400)
+    sizes = {**SIZES, "vocab_size": given}
+    made = CausalLM(str(folder), resize_vocabulary=True, **sizes)
+    entries = len(made.tokenizer)
+    rows = rows if given else entries
+    assert made.vocabulary_size == made.lm.config.vocab_size == rows and made.lm.get_output_embeddings() is not None
+    weight = made.lm.get_input_embeddings().weight
+    assert weight.shape == (rows, 32) and made.lm.get_output_embeddings().weight is weight
+    kept = min(rows, 400)
+    assert torch.equal(weight[:kept], model.get_input_embeddings().weight[:kept])
+    with pytest.raises(CheckpointError, match=f"vocab_size is 400, not {rows}"):
+        CausalLM(str(folder), **{**SIZES, "vocab_size": rows})
+
+
+def test_a_resized_model_is_read_again_as_it_was_saved(pretrained_decoder, tmp_path):
+    """A checkpoint's decoder is built from the recipe's sizes alone."""
+    _, folder = pretrained_decoder(vocab_size=400)
+    sizes = {**SIZES, "num_key_value_heads": 2, "intermediate_size": 64, "vocab_size": 330}
+    made = CausalLM(str(folder), resize_vocabulary=True, **sizes)
+    made.save_tokenizer(str(tmp_path / "saved"))
+    for only in (sizes, {"vocab_size": 330}):
+        with without_pretrained_weights():
+            again = CausalLM(str(folder), resize_vocabulary=True, **only)
+        again.load_tokenizer(str(tmp_path / "saved"))
+        again.load_state_dict(made.state_dict())
+        assert again.lm.config.rope_parameters["rope_theta"] == 1e6 and again.weight_files == ()
+
+
+@pytest.mark.parametrize("name", ["pam_1_5b", "pam_3b"])
+def test_pam_is_qwen_with_the_released_codes_choices(name):
+    """The vocabulary has one row for each entry of Qwen2.5's tokenizer, as the released loader leaves it."""
+    known = specs("decoder")
+    pam, qwen = (dict(known[of].preset) for of in (name, name.replace("pam", "qwen2_5")))
+    added = dict(
+        vocab_size=151665, resize_vocabulary=True, template="chatml", supervision="released", max_positions=12288
+    )
+    assert pam == qwen | added
+
+
+def test_files_of_the_weights(pretrained_decoder, tmp_path):
+    """One file, or the shards that an index names; random weights have none."""
+    model, folder = pretrained_decoder()
+    assert CausalLM(str(folder)).weight_files == (folder / "model.safetensors",)
+    (folder / "model.safetensors").unlink()
+    model.save_pretrained(folder, max_shard_size="30KB")
+    shards = sorted(folder.glob("model-*.safetensors"))
+    assert len(shards) > 1 and CausalLM(str(folder)).weight_files == tuple(shards)
+    assert CausalLM(**SIZES).weight_files == ()
+
+
+def test_files_of_weights_from_the_hub_are_those_in_its_cache(pretrained_decoder, tmp_path, monkeypatch):
+    """A cache as huggingface_hub lays it out: a folder for each revision, and the name of the newest."""
+    _, folder = pretrained_decoder()
+    cache = tmp_path / "hub" / "models--somebody--small"
+    (cache / "refs").mkdir(parents=True)
+    (cache / "refs" / "main").write_text("abc")
+    shutil.copytree(folder, cache / "snapshots" / "abc")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    assert weight_files("somebody/small") == (cache / "snapshots" / "abc" / "model.safetensors",)
+    with pytest.raises(CheckpointError, match="somebody/other has none of model.safetensors"):
+        weight_files("somebody/other")

@@ -53,7 +53,7 @@ def test_what_a_part_keeps_fixed_itself_stays_fixed():
 
 
 def test_a_frozen_backbone_cannot_be_trained():
-    with pytest.raises(RecipeError, match="backbone, but it is frozen; set backbone.frozen=false"):
+    with pytest.raises(RecipeError, match="backbone, but all of it is frozen; set backbone.frozen=false"):
         freeze_all_but(Model(frozen_backbone=True), ["backbone", "decoder"])
     reports = freeze_all_but(Model(frozen_backbone=True), ["decoder"])
     assert [report.part for report in reports if report.trained] == ["decoder"]
@@ -132,3 +132,13 @@ def test_the_rate_rises_and_falls_by_half_a_cosine():
 def test_short_runs_start_at_the_full_rate(max_steps, warmup_ratio):
     rates = rates_of(max_steps, warmup_ratio)
     assert rates[0] == 2.0 and all(0 <= rate <= 2.0 for rate in rates)
+
+
+def test_a_quantised_decoder_cannot_be_trained_but_its_adapters_can(tiny_model, pretrained_decoder):
+    _, folder = pretrained_decoder()
+    chosen = ("decoder=causal_lm", f"decoder.path={folder}", "decoder.quantize=nf4")
+    with pytest.raises(RecipeError, match="all of it is frozen; quantised weights cannot learn: set decoder.lora_rank"):
+        freeze_all_but(tiny_model(*chosen), ["projector", "decoder"])
+    reports = freeze_all_but(tiny_model(*chosen, "decoder.lora_rank=2"), ["decoder"])
+    (decoder,) = [report for report in reports if report.part == "decoder"]
+    assert 0 < decoder.trained < decoder.total

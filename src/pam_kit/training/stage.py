@@ -10,6 +10,12 @@ from pam_kit.errors import RecipeError
 from pam_kit.sections import TRAINABLE_PARTS, TrainSection
 
 
+_UNFREEZE = {
+    "backbone": "set backbone.frozen=false",
+    "decoder": "quantised weights cannot learn: set decoder.lora_rank=16, or decoder.quantize=null",
+}
+
+
 @dataclass(frozen=True)
 class PartReport:
     """How much of a part learns."""
@@ -23,10 +29,11 @@ class PartReport:
 def freeze_all_but(model: nn.Module, trainable: list[str]) -> list[PartReport]:
     """Let the named parts learn and freeze the others; returns what became of each.
 
-    A backbone that freezes itself (``frozen``) cannot be trained: RecipeError says how to unfreeze it.
+    A part that freezes itself cannot be trained: RecipeError says how to unfreeze it.
     """
-    if "backbone" in trainable and model.backbone.frozen:
-        raise RecipeError(["train.trainable names the backbone, but it is frozen; set backbone.frozen=false"])
+    for name in ("backbone", "decoder"):
+        if name in trainable and not any(p.requires_grad for p in getattr(model, name).parameters()):
+            raise RecipeError([f"train.trainable names the {name}, but all of it is frozen; {_UNFREEZE[name]}"])
     reports = []
     for name in TRAINABLE_PARTS:
         part = getattr(model, name)
