@@ -1,8 +1,10 @@
-"""Reading weights from files, safely, and knowing when they are not wanted."""
+"""Reading weights from files, safely, telling files apart, and knowing when weights are not wanted."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import lru_cache
+from hashlib import file_digest
 from pathlib import Path
 from pickle import UnpicklingError
 
@@ -50,3 +52,18 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
             f"{path} is not a readable weight file ({reason}). "
             "Only safetensors and plain tensor files are read; nothing is unpickled"
         ) from error
+
+
+def sha256(path: str | Path) -> str:
+    """SHA-256 of a file in hexadecimal, read piece by piece; once a process for a file that stays as it is."""
+    path = Path(path)
+    if not path.is_file():
+        raise CheckpointError(f"no weight file at {path}")
+    status = path.stat()
+    return _sha256(path.resolve(), status.st_size, status.st_mtime_ns)
+
+
+@lru_cache(maxsize=256)
+def _sha256(path: Path, _size: int, _modified: int) -> str:
+    with open(path, "rb") as file:
+        return file_digest(file, "sha256").hexdigest()

@@ -1,7 +1,8 @@
-"""`fit` from a recipe to a run folder: what it leaves behind, what learns, how it goes on and how it ends early."""
+"""`fit` from a recipe to a run folder: what it leaves behind, what learns and how it ends early."""
 
 import csv
 import json
+import re
 from importlib.metadata import version
 
 import lightning
@@ -13,12 +14,11 @@ from PIL import Image
 
 from pam_kit.data.broken import TooManyBrokenSamples
 from pam_kit.data.masks import encode_rle
-from pam_kit.errors import CheckpointError, PamKitError, RecipeError
+from pam_kit.errors import PamKitError, RecipeError
 from pam_kit.model import RegionVLM
 from pam_kit.recipe import load_recipe
 from pam_kit.sections import TRAINABLE_PARTS
 from pam_kit.training.fit import accumulation, fit, planned_steps
-from pam_kit.training.module import RegionTrainer
 
 TINY = {
     "name": "tiny",
@@ -267,8 +267,9 @@ def test_broken_samples_are_left_out_and_listed(tmp_path):
     listed = [json.loads(line) for line in (folder / "broken_samples.jsonl").read_text().splitlines()]
     assert {entry["source"] for entry in listed} == {"train.jsonl:7", "train.jsonl:8"} and len(listed) == 2
     assert all("does not exist" in entry["reason"] for entry in listed)
-    # Two passes over eight samples.
-    assert "16 samples read, 4 of them broken and left out (25.00%)" in said[-1]
+    # Two passes over eight samples, and what was drawn in the place of the broken ones.
+    read, broken = map(int, re.search(r"(\d+) samples read, (\d+) of them broken and left out", said[-1]).groups())
+    assert read - broken == 16 and broken >= 4
 
 
 def test_too_many_broken_samples_end_the_run(tmp_path):
@@ -285,45 +286,3 @@ def test_a_loss_that_is_no_number_ends_the_run(tmp_path):
     recipe = recipe_of(tmp_path, "train.learning_rate=1e30", "train.warmup_ratio=0")
     with pytest.raises(PamKitError, match=r"the loss is (nan|inf) at step \d+: text .*Lower train.learning_rate"):
         run(recipe, tmp_path / "runs")
-
-
-@pytest.fixture
-def stopped_run(tmp_path, monkeypatch):
-    """A run of 7 steps, a checkpoint every 2, that stops in the sixth; and its recipe."""
-    write_dataset(tmp_path, words=("ab", "cde", "f"))
-    recipe = recipe_of(
-        tmp_path, EVERYTHING, "train.max_steps=7", "train.checkpoint_every=2", "train.device_batch_size=2"
-    )
-    original = RegionTrainer.training_step
-
-    def stop_at_five(task, packet, index):
-        if task.global_step == 5:
-            raise KeyboardInterrupt
-        return original(task, packet, index)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(RegionTrainer, "training_step", stop_at_five)
-        with pytest.raises((KeyboardInterrupt, SystemExit)):
-            run(recipe, tmp_path / "runs")
-    return recipe, tmp_path / "runs" / "tiny"
-
-
-def test_a_resumed_run_ends_where_an_uninterrupted_one_does(stopped_run, tmp_path):
-    recipe, stopped = stopped_run
-    assert not (stopped / "model").exists()
-    assert [path.name for path in (stopped / "checkpoints").iterdir()] == ["step=4.ckpt"]
-    resumed = run(recipe, tmp_path / "runs", resume=True)
-    assert resumed == stopped
-    through = run(recipe, tmp_path / "through")
-    assert [row["step"] for row in logged(resumed)] == ["0", "1", "2", "3", "4"]
-    assert [row["step"] for row in logged(resumed, "logs-2")] == ["4", "5", "6"]
-    assert [row["step"] for row in logged(through)] == [str(step) for step in range(7)]
-    expected, found = weights(through), weights(resumed)
-    for name, value in expected.items():
-        torch.testing.assert_close(found[name], value, rtol=0, atol=1e-6, msg=name)
-
-
-def test_there_must_be_something_to_resume(tmp_path):
-    write_dataset(tmp_path)
-    with pytest.raises(CheckpointError, match="nothing to resume: no run of tiny under .*runs has a checkpoint"):
-        run(recipe_of(tmp_path), tmp_path / "runs", resume=True)

@@ -18,14 +18,18 @@ def test_no_run_overwrites_another(tmp_path):
 def test_the_newest_run_of_just_that_name_is_resumed(tmp_path):
     for age, name in enumerate(["tiny-2", "tiny", "tiny-3", "tiny-large", "tiny-4"]):
         folder = tmp_path / name
-        (folder if name == "tiny-4" else folder / "checkpoints").mkdir(parents=True)
+        (folder / "checkpoints").mkdir(parents=True)
+        if name != "tiny-4":
+            (folder / "checkpoints" / "step=1.ckpt").touch()
         os.utime(folder, (1000 + age, 1000 + age))
     assert newest_run_folder(tmp_path, "tiny").name == "tiny-3"
     assert newest_run_folder(tmp_path, "tiny-large").name == "tiny-large"
 
 
 def test_a_name_may_hold_a_folder(tmp_path):
-    (new_run_folder(tmp_path, "ablation/tiny") / "checkpoints").mkdir()
+    folder = new_run_folder(tmp_path, "ablation/tiny") / "checkpoints"
+    folder.mkdir()
+    (folder / "step=1.ckpt").touch()
     assert newest_run_folder(tmp_path, "ablation/tiny") == tmp_path / "ablation" / "tiny"
 
 

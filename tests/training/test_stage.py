@@ -136,7 +136,7 @@ def test_short_runs_start_at_the_full_rate(max_steps, warmup_ratio):
 
 def test_a_quantised_decoder_cannot_be_trained_but_its_adapters_can(tiny_model, pretrained_decoder):
     _, folder = pretrained_decoder()
-    chosen = ("decoder=causal_lm", f"decoder.path={folder}", "decoder.quantize=nf4")
+    chosen = (f"decoder.path={folder}", "decoder.vocab_size=320", "decoder.quantize=nf4")
     with pytest.raises(RecipeError, match="all of it is frozen; quantised weights cannot learn: set decoder.lora_rank"):
         freeze_all_but(tiny_model(*chosen), ["projector", "decoder"])
     reports = freeze_all_but(tiny_model(*chosen, "decoder.lora_rank=2"), ["decoder"])

@@ -11,6 +11,7 @@ from pam_kit.errors import PamKitError
 from pam_kit.model import RegionVLM
 from pam_kit.sections import Recipe
 from pam_kit.tasks import TASKS
+from pam_kit.training.feature_cache import FeatureCache
 from pam_kit.training.layers import prepare_layers
 from pam_kit.training.losses import mask_losses, weighted_sum
 from pam_kit.training.stage import cosine_with_warmup, freeze_all_but, keep_frozen_parts_in_eval, parameter_groups
@@ -46,6 +47,7 @@ class RegionTrainer(lightning.LightningModule):
             for parameter in model.clip_parameters():
                 parameter.requires_grad_(False)
         self.parts = freeze_all_but(model, recipe.train.trainable)
+        self.features = FeatureCache.of(recipe, model)
         self.facts: StepFacts | None = None
         self._tally = LossTally(tasks=TASKS)
         self._prepared = False
@@ -97,7 +99,7 @@ class RegionTrainer(lightning.LightningModule):
         if isinstance(batch, ClipBatch):
             return self._clip_losses(batch)
         model, section = self.model, self.recipe.train
-        regions = model.segment(batch.images, batch.image_index, batch.prompts)
+        regions = self._segment(batch)
         losses = self._mask_losses([regions], batch)
         if len(batch.questions) and self._joined("perceiver"):
             tokens, told = model.perceive(regions), self._told(batch)
@@ -106,6 +108,11 @@ class RegionTrainer(lightning.LightningModule):
             if section.loss.text and self._joined("decoder"):
                 losses["text"] = self._text_loss(model.prefix(tokens), batch, len(batch.images))
         return losses
+
+    def _segment(self, batch: RegionBatch) -> RegionFeatures:
+        if self.features is not None:
+            return self.features.segment(self.model, batch)
+        return self.model.segment(batch.images, batch.image_index, batch.prompts)
 
     def _clip_losses(self, batch: ClipBatch) -> dict[str, Tensor]:
         """As of pictures; the masks are those of the first frames, and semantic tokens are not aligned."""

@@ -19,11 +19,19 @@ _NO_NEWS = (
 
 
 class TrainingBar(TQDMProgressBar):
-    """Steps done and to come, and the loss."""
+    """Micro-batches done and to come, the time left, the loss and, as ``Throughput`` logs them, samples per second."""
+
+    def on_train_start(self, trainer, *_) -> None:
+        super().on_train_start(trainer)
+        # A run that is resumed amid its only epoch does not start that epoch again.
+        self.on_train_epoch_start(trainer)
 
     def on_train_epoch_start(self, trainer, *_) -> None:
         super().on_train_epoch_start(trainer)
-        self.train_progress_bar.set_description("training")
+        bar = self.train_progress_bar
+        bar.set_description("training", refresh=False)
+        # None of what an earlier session did is done in the time that passes from now on.
+        bar.initial = bar.n = trainer.fit_loop.epoch_loop.batch_progress.current.ready
 
     def get_metrics(self, trainer, pl_module) -> dict:
         return {name: value for name, value in super().get_metrics(trainer, pl_module).items() if name != "v_num"}

@@ -12,11 +12,13 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from pam_kit.contracts import Decoder
 from pam_kit.errors import CheckpointError
 from pam_kit.recipe import resolved_yaml
 from pam_kit.sections import Recipe
 from pam_kit.training.stage import PartReport
 
+_PROVENANCE = "provenance.json"
 PACKAGES = (
     "pam-kit",
     "torch",
@@ -47,7 +49,8 @@ def newest_run_folder(root: Path, name: str) -> Path:
     """The latest run of that name that has something to resume."""
     first = root / name
     numbered = re.compile(rf"{re.escape(first.name)}(-\d+)?")
-    runs = [path.parent for path in first.parent.glob("*/checkpoints") if numbered.fullmatch(path.parent.name)]
+    files = first.parent.glob("*/checkpoints/*.ckpt")
+    runs = {file.parents[1] for file in files if numbered.fullmatch(file.parents[1].name)}
     if not runs:
         raise CheckpointError(f"nothing to resume: no run of {name} under {root} has a checkpoint")
     return max(runs, key=lambda path: path.stat().st_mtime)
@@ -60,21 +63,52 @@ def log_name(folder: Path) -> str:
 
 
 def write_provenance(folder: Path, recipe: Recipe) -> None:
-    """The resolved recipe, package versions, git commit, seed, command and machine."""
+    """The resolved recipe, and provenance.json: package versions, git commit, seed, command and machine."""
     (folder / "recipe.yaml").write_text(resolved_yaml(recipe), encoding="utf-8")
-    record = {
+    record = {"recipe": recipe.source, "seed": recipe.seed, **_start(recipe), "resumed": []}
+    _write_json(folder / _PROVENANCE, record)
+
+
+def add_resumption(folder: Path, recipe: Recipe, checkpoint: Path) -> None:
+    """Append to the ``resumed`` of provenance.json: from which checkpoint, when, by which command, where."""
+    file = folder / _PROVENANCE
+    record = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    record.setdefault("resumed", []).append({"checkpoint": checkpoint.name, **_start(recipe)})
+    _write_json(file, record)
+
+
+def tokenizer_folder(folder: Path) -> Path:
+    """Where ``save_tokenizer`` puts it, for a run that goes on."""
+    return folder / "checkpoints" / "tokenizer"
+
+
+def save_tokenizer(folder: Path, decoder: Decoder) -> None:
+    """Keep a vocabulary learned from the training set, so that a run that goes on need not learn it again, perhaps
+    from other texts. A decoder with weight files has brought its own."""
+    if not decoder.weight_files:
+        target = tokenizer_folder(folder)
+        target.mkdir(parents=True)
+        decoder.save_tokenizer(str(target))
+
+
+def _start(recipe: Recipe) -> dict:
+    return {
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": sys.argv,
-        "recipe": recipe.source,
         "overrides": recipe.overrides,
-        "seed": recipe.seed,
         "git_commit": _git_commit(),
         "python": platform.python_version(),
         "machine": f"{platform.platform()}, {torch.get_num_threads()} threads",
         "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
         "packages": {name: _version(name) for name in PACKAGES},
     }
-    (folder / "provenance.json").write_text(json.dumps(record, indent=1, ensure_ascii=False), encoding="utf-8")
+
+
+def _write_json(file: Path, record: dict) -> None:
+    """Whole or not at all: a run may be killed while it writes."""
+    draft = file.with_name(f"{file.name}.part")
+    draft.write_text(json.dumps(record, indent=1, ensure_ascii=False), encoding="utf-8")
+    draft.replace(file)
 
 
 def parts_table(parts: list[PartReport]) -> list[str]:

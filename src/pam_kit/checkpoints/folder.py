@@ -1,0 +1,67 @@
+"""The files of ``model/``, where a run or a hub repository keeps them, and what they say about its parts."""
+
+import json
+import re
+from pathlib import Path
+
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
+
+from pam_kit.errors import CheckpointError
+from pam_kit.sections import SLOTS, Recipe
+
+WEIGHTS, RECIPE, TOKENIZER, PARTS = "model.safetensors", "recipe.yaml", "tokenizer", "parts.json"
+_HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
+_HUB_FILES = ["*.safetensors", "*.json", "*.yaml", "*.txt"]
+
+
+def model_folder(folder: str | Path) -> Path:
+    """The folder that holds the weights of a run, or of a hub repository, which is downloaded.
+
+    Raises:
+        CheckpointError: it is neither; the message says what is missing.
+    """
+    name, folder = str(folder), Path(folder)
+    if not folder.exists() and _HUB_NAME.fullmatch(name) and not folder.parent.is_dir():
+        folder = _downloaded(name)
+    for candidate in (folder / "model", folder):
+        if _has_model(candidate):
+            return candidate
+    what = "no such folder" if not folder.exists() else f"it has no model/{WEIGHTS} and model/{RECIPE}"
+    raise CheckpointError(f"{name} is not a finished run: {what}. `pam-kit fit RECIPE` makes one under runs/")
+
+
+def is_saved(run: Path) -> bool:
+    """Whether the model of a run folder is there; it appears whole or not at all."""
+    return _has_model(run / "model")
+
+
+def component_choices(recipe: Recipe) -> dict:
+    """Name and arguments of the component in each slot."""
+    return {
+        slot: {"name": getattr(recipe.model, slot).name, "arguments": getattr(recipe.model, slot).arguments}
+        for slot in SLOTS
+    }
+
+
+def read_parts(folder: Path) -> dict | None:
+    """What ``parts.json`` says of each slot: name, arguments and, where tensors are elsewhere, the files that have them
+    (``weight_files``) and their number (``left_out``); None where there is no such file.
+    """
+    file = folder / PARTS
+    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+
+
+def _has_model(folder: Path) -> bool:
+    return (folder / WEIGHTS).is_file() and (folder / RECIPE).is_file()
+
+
+def _downloaded(name: str) -> Path:
+    try:
+        return Path(snapshot_download(name, allow_patterns=_HUB_FILES))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise CheckpointError(
+            f"{name} is no folder here, and as a name on the Hugging Face hub it cannot be fetched: {reason} "
+            "Check the name and the connection, or give the folder of a run"
+        ) from error

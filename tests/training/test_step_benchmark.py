@@ -1,0 +1,144 @@
+"""The benchmark of a training step: all its variants take one and the same step, and say what it cost."""
+
+import json
+from dataclasses import asdict, replace
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from pam_kit.errors import PamKitError
+from pam_kit.training import measured_step, step_benchmark
+from pam_kit.training.plain_step import plain_loss
+from pam_kit.training.step_benchmark import MEASURED, VARIANTS, StepSizes, benchmark, largest_difference, main, table
+
+TOY = StepSizes(images=2, regions=2, questions=2, image_size=64, hidden_size=32, layers=1, heads=2, vocabulary=600)
+
+
+@pytest.fixture
+def in_this_process(monkeypatch):
+    """Steps are taken here rather than in processes of their own, each of which would take seconds to start.
+
+    What such a step needs may lie free in this process already, so its peak says nothing.
+    """
+
+    def take(sizes, folder, variant, gradients=None):
+        if variant == "keep":
+            return measured_step.keep(sizes, f"{folder}/features")
+        return asdict(measured_step.measure(variant, sizes, f"{folder}/features", gradients)) | {"peak_bytes": 10**6}
+
+    monkeypatch.setattr(step_benchmark, "_run", take)
+
+
+def test_all_variants_take_the_same_step(in_this_process, capsys):
+    options = [f"--{name.replace('_', '-')}={size}" for name, size in asdict(TOY).items()]
+    assert main([*options, "--repeats=1", "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["sizes"] == asdict(TOY) and result["repeats"] == 1 and result["threads"] >= 1
+    assert result["same_loss"] is True and result["same_gradients"] is True
+    assert 0 <= result["max_grad_difference"] < 1e-4 < result["max_grad"]
+    assert set(result["variants"]) == set(VARIANTS) == {"plain", "kit", "kept"}
+    for row in result["variants"].values():
+        assert [run["seconds"] > 0 and run["held_bytes"] > 0 for run in row["runs"]] == [True]
+        assert row["loss"] == pytest.approx(result["variants"]["plain"]["loss"], rel=1e-5)
+    assert {name: tuple(ratio) for name, ratio in result["ratios"].items()} == {
+        "kit/plain": MEASURED,
+        "kept/kit": MEASURED,
+    }
+
+
+def test_variants_take_turns_and_ratios_are_those_of_a_turn(monkeypatch):
+    """A machine that is three times slower in one turn moves the medians of the seconds, not those of the ratios."""
+    order, slowness = [], iter([1, 1, 1, 3, 3, 3, 1, 1, 1])
+    costs = {"plain": 10.0, "kit": 4.0, "kept": 2.0}
+
+    def taken(sizes, folder, variant, gradients=None):
+        order.append((variant, gradients is not None))
+        if variant == "keep":
+            return {}
+        seconds = costs[variant] * next(slowness)
+        row = {"seconds": seconds, "cpu_seconds": seconds, "peak_bytes": 100 * costs[variant], "held_bytes": 5}
+        return row | {"loss": 2.0, "parameters": 7, "threads": 1}
+
+    monkeypatch.setattr(step_benchmark, "_run", taken)
+    monkeypatch.setattr(step_benchmark, "largest_difference", lambda one, other: (0.0, 1.0))
+    result = benchmark(TOY, repeats=3)
+    assert order == [("keep", False), *((v, turn == 0) for turn in range(3) for v in VARIANTS)]
+    assert result["ratios"]["kit/plain"] == {"seconds": 0.4, "cpu_seconds": 0.4, "peak_bytes": 0.4}
+    assert result["ratios"]["kept/kit"]["seconds"] == 0.5
+    assert result["variants"]["plain"]["seconds"] == 10.0 and len(result["variants"]["plain"]["runs"]) == 3
+
+
+def test_a_step_in_a_process_of_its_own(tmp_path):
+    found = step_benchmark._run(replace(TOY, images=1), str(tmp_path), "kit", str(tmp_path / "kit.safetensors"))
+    assert found["seconds"] > 0 and found["cpu_seconds"] > 0 and found["peak_bytes"] > 1e6
+    here = measured_step.measure("kit", replace(TOY, images=1), str(tmp_path), str(tmp_path / "here.safetensors"))
+    assert found["loss"] == pytest.approx(here.loss, rel=1e-5)
+    difference, largest = largest_difference(str(tmp_path / "kit.safetensors"), str(tmp_path / "here.safetensors"))
+    assert difference < 1e-4 * largest
+
+
+def test_the_plain_loss_counts_every_supervised_token_alike():
+    """Of two questions, asked together and one by one."""
+    model = measured_step.build_model(replace(TOY, images=1, questions=1))
+    batch = measured_step.build_batch(replace(TOY, images=1, questions=1), model.backbone)
+    together = plain_loss(model, batch)
+    total, tokens = 0.0, 0
+    for row in range(2):
+        asked = batch.questions._chosen([row])
+        count = len(model.decoder.tokenizer(asked.answers[0]).input_ids) + 1
+        total, tokens = total + count * plain_loss(model, replace(batch, questions=asked)).item(), tokens + count
+    assert together.item() == pytest.approx(total / tokens, rel=1e-5)
+
+
+def test_another_step_is_told_apart(in_this_process, monkeypatch, capsys):
+    """A variant that leaves a question out has another loss, and the benchmark says so."""
+
+    def lazy(model, batch):
+        return plain_loss(model, replace(batch, questions=batch.questions.first_of_each_region(1)))
+
+    monkeypatch.setattr(measured_step, "plain_loss", lazy)
+    options = [f"--{name.replace('_', '-')}={size}" for name, size in asdict(TOY).items()]
+    assert main([*options, "--repeats=1"]) == 1
+    assert "same_loss: False, same_gradients: False" in capsys.readouterr().out
+
+
+def test_the_largest_difference_of_gradients(tmp_path):
+    one, other, odd = (str(tmp_path / f"{name}.safetensors") for name in ("one", "other", "odd"))
+    save_file({"a": torch.tensor([1.0, -4.0]), "b": torch.zeros(2, 2)}, one)
+    save_file({"a": torch.tensor([1.0, -4.5]), "b": torch.full((2, 2), 0.25)}, other)
+    save_file({"a": torch.zeros(2)}, odd)
+    assert largest_difference(one, other) == (0.5, 4.0)
+    with pytest.raises(PamKitError, match="gradients of different parameters: b"):
+        largest_difference(one, odd)
+
+
+def test_a_peak_is_that_of_the_step_alone():
+    """What was held and given back before is forgotten."""
+    torch.ones(30_000_000)
+    before = measured_step._reset_peak()
+    held = torch.ones(10_000_000)
+    del held
+    assert 35e6 < measured_step._status("VmHWM") - before < 60e6
+
+
+def test_making_the_optimisers_state_moves_no_weight():
+    torch.manual_seed(0)
+    layer = torch.nn.Linear(3, 2)
+    start = {name: tensor.clone() for name, tensor in layer.state_dict().items()}
+    optimizer = torch.optim.AdamW(layer.parameters(), lr=0.1)
+    measured_step._make_state(optimizer)
+    assert all(torch.equal(start[name], tensor) for name, tensor in layer.state_dict().items())
+    assert len(optimizer.state) == 2 and layer.weight.grad is None
+
+
+def test_a_step_that_fails_says_why(tmp_path, capsys):
+    assert main(["--image-size=65", "--repeats=1"]) == 2
+    assert "the step 'keep' failed" in (error := capsys.readouterr().err) and "multiples of 32" in error
+
+
+def test_the_table_is_markdown(in_this_process):
+    lines = table(benchmark(replace(TOY, images=1, questions=1), repeats=1))
+    assert lines[0].startswith("pictures: 1 of 64 pixels, regions: 2, questions: 2; decoder: 0 M parameters, 600 words")
+    assert [line.split("|")[1].strip() for line in lines[2:-2]] == ["step", "---", *VARIANTS, "kit/plain", "kept/kit"]
+    assert len({line.count("|") for line in lines[2:-2]}) == 1
