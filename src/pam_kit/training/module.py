@@ -68,6 +68,7 @@ class RegionTrainer(lightning.LightningModule):
     def training_step(self, packet: Packet, index: int) -> Tensor | None:
         batch = _asking_for_show(packet.batch) if packet.asked_elsewhere else packet.batch
         _refuse_unsupervised(batch)
+        self.facts = StepFacts(_samples(batch), 0, 0)
         losses = self._losses(batch)
         if not losses:
             self._refuse_idleness()
@@ -106,7 +107,7 @@ class RegionTrainer(lightning.LightningModule):
             if section.loss.alignment and tokens.semantic.shape[1] and len(told):
                 losses["alignment"] = model.decoder.align(tokens.semantic, told)
             if section.loss.text and self._joined("decoder"):
-                losses["text"] = self._text_loss(model.prefix(tokens), batch, len(batch.images))
+                losses["text"] = self._text_loss(model.prefix(tokens), batch)
         return losses
 
     def _segment(self, batch: RegionBatch) -> RegionFeatures:
@@ -119,7 +120,7 @@ class RegionTrainer(lightning.LightningModule):
         regions, prefixes = self.model.read_clips(batch)
         losses = self._mask_losses(regions, batch)
         if len(batch.questions) and self.recipe.train.loss.text and self._joined("decoder"):
-            losses["text"] = self._text_loss(prefixes, batch, len(batch.frames))
+            losses["text"] = self._text_loss(prefixes, batch)
         return losses
 
     def _mask_losses(self, regions: list[RegionFeatures], batch: Batch) -> dict[str, Tensor]:
@@ -132,12 +133,12 @@ class RegionTrainer(lightning.LightningModule):
             batch.has_target,
         )
 
-    def _text_loss(self, prefix, batch: Batch, samples: int) -> Tensor:
+    def _text_loss(self, prefix, batch: Batch) -> Tensor:
         asked = self._asked(batch.questions)
         text: TextLoss = self.model.decoder(prefix, asked)
         supervised = int(text.num_tokens)
         tokens = sum(len(prefix[region]) for region in asked.region_index.tolist() if region >= 0) + supervised
-        self.facts = StepFacts(samples, tokens, supervised)
+        self.facts = StepFacts(_samples(batch), tokens, supervised)
         self._tally.add_questions(text.per_question, asked.tasks)
         return text.loss
 
@@ -181,6 +182,10 @@ def _asking_for_show(batch: Batch) -> Batch:
     sharded layers) they have to do equally often. Its task is none, so that it is in no mean of the log either."""
     region = torch.tensor([0 if len(batch) else -1], device=batch.questions.region_index.device)
     return replace(batch, questions=Questions(region, ["?"], ["."], [""], [""]))
+
+
+def _samples(batch: Batch) -> int:
+    return len(batch.frames if isinstance(batch, ClipBatch) else batch.images)
 
 
 def _share(shares: Shares, loss: str) -> float:

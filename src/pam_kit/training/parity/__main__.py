@@ -16,8 +16,8 @@ from pam_kit.training.parity.sam2_video import CLIP_TOLERANCE
 TOLERANCES = f"""integers and words are compared exactly, numbers to {TOLERANCE:g}; but for
   logits of words, {LOGITS_TOLERANCE:g}: they reach 10, and in fp32 either side is up to 7e-06 away from float64
   logits of masks, {MASK_LOGITS_TOLERANCE:g}: products of tokens and pixels that are both 2e-06 away
-  later frames of clips, {CLIP_TOLERANCE:g}, and two pixels of a mask's edge: SAM 2 reads a memory of the first frame
-    that the released code rounds to bfloat16, so a difference of 1e-06 becomes one of 0.4 % where it crosses a border"""
+  later frames of clips, {CLIP_TOLERANCE:g}, and two pixels of a mask's edge: SAM 2 reads a memory of the first
+    frame that the released code rounds to bfloat16; a difference of 1e-06 becomes one of 0.4 % across a border"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

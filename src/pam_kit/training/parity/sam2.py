@@ -21,7 +21,7 @@ from pam_kit.training.parity.weights import fill
 _MASK_TOKENS = slice(2, 6)
 STABILITY_DELTA = 0.05
 _COLUMNS_KEPT = 40
-# Mask logits are products of tokens and pixels, both of them 2e-6 off: up to 1.1e-5 was seen between one thread and two.
+# Mask logits are products of tokens and pixels, both of them 2e-6 off: 1.1e-5 was seen on one thread instead of two.
 MASK_LOGITS_TOLERANCE = 3e-5
 _DEFAULT_CONFIG = "sam2.1_hiera_t.yaml"
 _SIZES = {"t": "tiny", "s": "small", "b+": "base_plus", "l": "large"}
