@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
-TIME_LIMIT = 60  # seconds
+TIME_LIMIT = 120  # seconds
 
 
 def torchrun(rank: int, port: int) -> dict[str, str]:
@@ -77,7 +77,7 @@ def _in_processes(jobs: list[tuple[dict[str, str], Callable[[], None]]], folder:
     finally:
         torch.set_num_threads(threads)
     failed = _failed(children)
-    written = "\n".join(f"--- {output.name}\n{output.read_text()[-4000:]}" for output in outputs)
+    written = "\n".join(f"--- {output.name}\n{output.read_text()[-8000:]}" for output in outputs)
     assert not failed, f"{failed}\n{written}"
 
 

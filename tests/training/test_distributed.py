@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.distributed.tensor import DTensor
 
 from pam_kit.checkpoints.state import full_state
 from pam_kit.data.masks import encode_rle
@@ -115,11 +116,25 @@ def talk(task, outputs, packet, index) -> None:
         module.training = mode
 
 
-def test_a_frozen_decoder_is_learned_through(learn, pretrained_decoder):
+def refuse_steep(task, outputs, packet, index) -> None:
+    """A step's gradient, over all devices, is as long as the recipe allows: it was longer before it was clipped."""
+    norm = torch.nn.utils.get_total_norm([p.grad for p in task.parameters() if p.grad is not None])
+    whole = norm.full_tensor() if isinstance(norm, DTensor) else norm
+    assert not packet.last or float(whole) == pytest.approx(task.recipe.train.gradient_clip, rel=1e-3)
+
+
+def test_a_frozen_decoder_is_learned_through(learn, monkeypatch, pretrained_decoder):
     """Stages 1 and 1.5; every device takes two micro-batches a step, and the decoder's weights stay in their file."""
+    monkeypatch.setattr(RegionTrainer, "on_train_batch_end", refuse_steep)
     sizes = ("num_heads=4", "num_key_value_heads=2", "intermediate_size=64", "vocab_size=320")
     decoder = [f"decoder.{option}" for option in (f"path={pretrained_decoder()[1]}", *sizes)]
-    options = (ALIGNED, "backbone.frozen=true", *decoder, "train.activation_checkpointing=true")
+    options = (
+        ALIGNED,
+        "backbone.frozen=true",
+        *decoder,
+        "train.gradient_clip=0.05",
+        "train.activation_checkpointing=true",
+    )
     one = learn("one", *options, count=1)
     small = ("train.devices=2", "train.device_batch_size=1")
     assert_same(learn("ddp", "train.strategy=ddp", *options, *small), one)

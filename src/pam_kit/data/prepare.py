@@ -81,8 +81,7 @@ def prepare(
     for prompt in prompts:
         prompt.check(width, height)
     size = geometry.image_size
-    scale = np.array([size / width, size / height], dtype=np.float32)
-    located = [_located(prompt, scale) for prompt in prompts]
+    located = [_located(prompt, (width, height), size) for prompt in prompts]
     return PreparedImage(
         image=model_image(image, size),
         points=[points for points, _ in located],
@@ -156,7 +155,7 @@ def _collate_pictures(images: list[PreparedImage], geometry: Geometry) -> Region
     )
 
 
-def _located(prompt: RegionPrompt, scale: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _located(prompt: RegionPrompt, picture: tuple[int, int], size: int) -> tuple[np.ndarray, np.ndarray]:
     """Points (P, 2) in model pixels and their SAM labels (P,); a box is its two corners, ahead of the points."""
     points, labels = [], []
     if prompt.box is not None:
@@ -164,7 +163,9 @@ def _located(prompt: RegionPrompt, scale: np.ndarray) -> tuple[np.ndarray, np.nd
         labels += [BOX_TOP_LEFT, BOX_BOTTOM_RIGHT]
     points += list(prompt.points)
     labels += list(prompt.labels)
-    return np.asarray(points, dtype=np.float32).reshape(-1, 2) * scale, np.asarray(labels, dtype=np.int64)
+    # Shares of the picture first, then pixels of the model image, both in fp32, as SAM 2 does: the last digit counts.
+    shares = np.asarray(points, dtype=np.float32).reshape(-1, 2) / np.asarray(picture, dtype=np.float32)
+    return shares * np.float32(size), np.asarray(labels, dtype=np.int64)
 
 
 def _coarse(mask: np.ndarray | None, size: tuple[int, int]) -> np.ndarray | None:

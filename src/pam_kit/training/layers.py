@@ -102,7 +102,9 @@ def gathered(task: nn.Module) -> Iterator[None]:
     finally:
         for module in sharded:
             module.set_reshard_after_forward(module is not sharded[0], recurse=False)
-            module.reshard()
+        if sharded:
+            # A process that has used the model remembers the order of its layers and would gather them once more.
+            sharded[0].reset_iter_state()
 
 
 def _refuse_mixed_dtypes(model: RegionVLM) -> None:
