@@ -200,6 +200,25 @@ def test_start_from_a_run_with_other_parts(saved, tiny_model, tiny_recipe, overr
         assert torch.equal(value, expected), name
 
 
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (("perceiver.mask_focus=1.0",), {"perceiver": "loaded, made with another mask_focus"}),
+        (("perceiver=pam", "perceiver.num_semantic_tokens=3", "perceiver.num_heads=4", "perceiver.mlp_dim=32"), {}),
+        (("decoder.lora_rank=2",), {"decoder": "loaded, made with another lora_rank"}),
+    ],
+)
+def test_start_from_a_run_whose_parts_were_asked_for_otherwise(saved, tiny_model, tiny_recipe, overrides, said):
+    """Weights are taken over where they fit: under another preset, other switches, or with adapters beside them."""
+    former, folder = saved()
+    model = tiny_model(*overrides, seed=1)
+    fates = start_from(model, tiny_recipe(*overrides), folder)
+    assert fates == dict.fromkeys(fates, "loaded") | said
+    before, after = former.state_dict(), model.state_dict()
+    plain = {name.replace(".base_layer.", "."): value for name, value in after.items() if ".lora_" not in name}
+    assert plain.keys() == before.keys() and all(torch.equal(before[name], value) for name, value in plain.items())
+
+
 def test_start_from_a_run_that_shares_nothing(saved, tiny_model, tiny_recipe):
     _, folder = saved()
     overrides = ("backbone.embed_dim=48", "perceiver=none", "projector=linear", "decoder.hidden_size=40")

@@ -37,11 +37,11 @@ def learn(tiny_recipe, tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore:You passed .*precision='16-mixed'")
-@pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true", "16-mixed"])
-def test_16_bits_come_close_to_32(learn, precision):
+def test_16_bits_come_close_to_32(learn):
     """16-mixed is bf16-mixed on a CPU."""
-    (exact, start), (losses, folder) = learn("32-true"), learn(precision)
-    assert losses == pytest.approx(exact, rel=0.02) and len(losses) == 2 and losses != exact
-    before, after = (RegionVLM.from_pretrained(str(one)).state_dict() for one in (start, folder))
-    assert all(torch.isfinite(value).all() for value in after.values())
-    assert any(not torch.equal(before[name], value) for name, value in after.items() if "decoder" in name)
+    exact, _ = learn("32-true")
+    for precision in ("bf16-mixed", "bf16-true", "16-mixed"):
+        losses, folder = learn(precision)
+        assert losses == pytest.approx(exact, rel=0.02) and len(losses) == 2 and losses != exact
+        weights = RegionVLM.from_pretrained(str(folder)).state_dict()
+        assert all(torch.isfinite(value).all() for value in weights.values())

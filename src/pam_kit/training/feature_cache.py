@@ -1,6 +1,6 @@
 """What a frozen backbone makes of a picture and a prompt, kept on disk: later passes and runs skip the backbone.
 
-For small studies: a region takes about 9 MB at 1024 pixels and 2.3 MB at 512. Regions of pictures only; clips are
+For small studies: a region takes 9.7 MB at 1024 pixels and 2.4 MB at 512. Regions of pictures only; clips are
 always tracked anew.
 """
 

@@ -46,7 +46,7 @@ def decided_by_first(decide: Callable[[], str]) -> str:
     """What ``decide`` says in the first process; the others do not call it. Every process of the run asks, in the same
     order; the processes need not be connected yet."""
     if torch.distributed.is_initialized():
-        word = [decide() if torch.distributed.get_rank() == 0 else None]
+        word = [decide() if torch.distributed.get_rank() == 0 else ""]
         torch.distributed.broadcast_object_list(word)
         return word[0]
     variable = f"{_DECISION}_{next(_decisions)}"
