@@ -101,8 +101,7 @@ class TrainSection:
     # share of the steps in which the learning rate rises
     warmup_ratio: float = 0.03
     # share of the steps after which a part joins in: masks learn before the perceiver joins, and only the alignment of
-    # the semantic tokens with words before the decoder does. With several devices this needs a strategy that allows
-    # unused parameters, such as ddp_find_unused_parameters_true
+    # the semantic tokens with words before the decoder does
     join_at: dict[str, float] = field(default_factory=lambda: {"perceiver": 0.0, "decoder": 0.0})
     # questions about a region that the decoder answers a step; null: all. The others still teach the alignment
     decoder_questions: int | None = None

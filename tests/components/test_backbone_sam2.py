@@ -94,6 +94,7 @@ def golden_prompt(entry: dict, width: int, height: int, size: int) -> PromptBatc
     return PromptBatch(points, labels, torch.zeros(1, 1, size // 4, size // 4), torch.zeros(1, dtype=torch.bool))
 
 
+@pytest.mark.slow  # the parity check reads the same files
 @needs_golden
 @pytest.mark.parametrize(("name", "seed"), [("image256_stable", 401), ("image256_unstable", 405)])
 def test_golden_boxes_and_points(golden_recipe, name, seed):
@@ -131,7 +132,7 @@ def check_golden_mask(regions, expected, size):
     torch.testing.assert_close(shown, expected["video_res_mask_logits_strided"], atol=1e-4, rtol=0)
 
 
-@pytest.mark.slow  # 10 seconds of one core
+@pytest.mark.slow  # the parity check reads the same files
 @needs_golden
 def test_golden_box_at_the_size_of_the_release(golden_recipe):
     path = GOLDEN / "public" / "sam2" / "image1024_rows.safetensors"
@@ -169,6 +170,7 @@ def check_golden(regions, expected):
     torch.testing.assert_close(strided, expected["low_res_masks_all_strided"], atol=1e-4, rtol=0)
 
 
+@pytest.mark.slow  # the parity check reads the same files
 @needs_golden
 def test_golden_mask_prompt(golden_recipe):
     golden = load_file(GOLDEN / "public" / "sam2" / "mask256_intended.safetensors")

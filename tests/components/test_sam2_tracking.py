@@ -79,6 +79,7 @@ def clip(length: int) -> list[torch.Tensor]:
     return list(noise)
 
 
+@pytest.mark.slow  # the parity check reads the same files
 @pytest.mark.parametrize("name", ["sam2/video256_17frames_points", "sam2/video256_18frames_box"])
 def test_golden_videos(golden, name):
     expected, facts = golden.load(name)

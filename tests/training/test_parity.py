@@ -21,8 +21,6 @@ from pam_kit.training.parity.report import close, exact
 
 OWN = Path(__file__).parents[1] / "golden"
 SHARED = Path(__file__).parents[3] / "shared" / "golden" / "public"
-# A SAM 2 of full width, or a whole clip: seconds each.
-SLOW = ("sam2/image", "sam2/video", "sam2/mask", "e2e/tiny_e2e", "sequence/video", "sequence/image_batch2_hw64")
 
 
 def names_below(folder: Path) -> list[str]:
@@ -71,9 +69,8 @@ def test_our_golden_files_are_what_their_script_writes(tmp_path):
             torch.testing.assert_close(value, stored[key], atol=1e-6, rtol=0)
 
 
-def released_files() -> list:
-    names = names_below(SHARED) if SHARED.is_dir() else []
-    return [pytest.param(name, marks=[pytest.mark.slow] * name.startswith(SLOW)) for name in names]
+def released_files() -> list[str]:
+    return names_below(SHARED) if SHARED.is_dir() else []
 
 
 @pytest.mark.parametrize("name", released_files())
