@@ -138,7 +138,7 @@ def test_a_damaged_weight_file(saved):
         load_model(folder)
 
 
-@pytest.mark.parametrize("step", ["save_file", "resolved_yaml", "component_choices", "_sync"])
+@pytest.mark.parametrize("step", ["save_file", "resolved_yaml", "component_choices", "os.fsync"])
 def test_a_save_that_dies_leaves_the_former_model(monkeypatch, saved, tiny_model, tiny_recipe, sample_batch, step):
     model, folder = saved()
 
@@ -146,7 +146,7 @@ def test_a_save_that_dies_leaves_the_former_model(monkeypatch, saved, tiny_model
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(f"pam_kit.checkpoints.save.{step}", die)
+        patch.setattr(step if "." in step else f"pam_kit.checkpoints.save.{step}", die)
         save_model(folder, tiny_model(seed=1), tiny_recipe())
     assert_same_outputs(load_model(folder)[0], model, sample_batch())
     later = tiny_model(seed=2)
@@ -217,6 +217,17 @@ def test_start_from_a_run_whose_parts_were_asked_for_otherwise(saved, tiny_model
     before, after = former.state_dict(), model.state_dict()
     plain = {name.replace(".base_layer.", "."): value for name, value in after.items() if ".lora_" not in name}
     assert plain.keys() == before.keys() and all(torch.equal(before[name], value) for name, value in plain.items())
+
+
+def test_a_separator_that_the_former_run_did_not_have_is_new_and_the_others_stay(saved, tiny_model, tiny_recipe):
+    """As the one of frames, behind a former run whose backbone followed no clips."""
+    former, folder = saved("perceiver.num_semantic_tokens=0")
+    model = tiny_model(seed=1)
+    own = model.prefix.semantic_newline.clone()
+    fates = start_from(model, tiny_recipe(), folder)
+    assert fates["prefix"] == "loaded, semantic_newline new"
+    assert torch.equal(model.prefix.visual_newline, former.prefix.visual_newline)
+    assert torch.equal(model.prefix.semantic_newline, own)
 
 
 def test_start_from_a_run_that_shares_nothing(saved, tiny_model, tiny_recipe):

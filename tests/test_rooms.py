@@ -12,7 +12,7 @@ FOLDERS = {"pam_kit": ROOT / "src" / "pam_kit", "pam_kit.components": ROOT / "co
 FOLDERS |= {"pam_kit.kernels": ROOT / "kernels", "pam_kit.recipes": ROOT / "recipes"}
 MAX_LINES = 400
 
-BOTTOM = {"errors", "tasks", "sections", "contracts", "geometry", "weights", "source_files"}
+BOTTOM = {"errors", "tasks", "sections", "contracts", "geometry", "weights", "source_files", "atomic_files"}
 REGISTRY = {"registry", "declarations"}
 MODEL = {"recipe", "model", "checkpoints"}
 # Room -> the rooms it may import. A room is a module or package directly below pam_kit; its own files are always free.

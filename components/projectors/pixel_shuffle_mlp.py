@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from torch import Tensor, nn
+from torch import nn
 
 from pam_kit.contracts import PerceivedTokens, ProjectedTokens, Projector
 from pam_kit.errors import RecipeError
@@ -45,7 +45,8 @@ class PixelShuffleMlp(Projector):
         if self.narrow is not None:
             # An image leaves the map of later frames a gradient of zero: devices that see an image and devices that see
             # a clip in the same step must have gradients for the same parameters.
-            merged = self.narrow(merged) if later else merged + 0 * self._narrowed_nothing(merged)
+            nothing = merged.new_zeros(1, 1, self.narrow.in_features)
+            merged = self.narrow(merged) if later else merged + 0 * self.narrow(nothing)
         return ProjectedTokens(visual=self.visual(merged), semantic=self.semantic(tokens.semantic))
 
     def num_visual_tokens(self, grid: tuple[int, int], later: bool = False) -> int:
@@ -61,9 +62,6 @@ class PixelShuffleMlp(Projector):
 
     def clip_parameters(self) -> list[nn.Parameter]:
         return [] if self.narrow is None else list(self.narrow.parameters())
-
-    def _narrowed_nothing(self, like: Tensor) -> Tensor:
-        return self.narrow(like.new_zeros(1, 1, self.narrow.in_features))
 
     def _ratio(self, later: bool) -> int:
         return self.later_ratio if later and self.later_ratio else self.ratio

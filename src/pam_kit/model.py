@@ -53,6 +53,8 @@ class RegionPrefix(nn.Module):
             image = torch.cat(self._pieces(frames), dim=1)
             # Devices that see an image and devices that see a clip in the same step have the same gradients.
             return image if self.frame_newline is None else image + 0 * self.frame_newline
+        if self.frame_newline is None:
+            raise PamKitError("this model has no separator of frames, since its backbone does not track")
         pieces = []
         for tokens in frames:
             pieces += self._pieces(tokens)
@@ -119,6 +121,11 @@ class RegionVLM(nn.Module):
         first = self.projector.num_visual_tokens(self.backbone.grid)
         later = self.projector.num_visual_tokens(self.backbone.grid, later=True) if frames > 1 else 0
         return first + (frames - 1) * later, frames * self.perceiver.num_semantic_tokens
+
+    def prefix_length(self, frames: int = 0) -> int:
+        """L: embeddings of a region in an image, or in that many read frames of a clip, newlines included."""
+        visual, semantic = self.tokens_per_region(max(1, frames))
+        return visual + semantic + max(1, frames) * (1 + (semantic > 0)) + frames
 
     def segment(self, images: Tensor, image_index: Tensor, prompts: PromptBatch) -> RegionFeatures:
         """B images and R prompts -> features and masks of R regions; every image is encoded once."""

@@ -74,7 +74,8 @@ def training_loss(model: RegionVLM, batch) -> torch.Tensor:
     if out.tokens.semantic.shape[1]:
         losses["alignment"] = model.decoder.align(out.tokens.semantic, batch.questions)
     if out.regions.candidate_logits.requires_grad:
-        losses |= mask_losses(out.regions.candidate_logits, out.regions.candidate_iou, batch.target_masks, batch.has_target)
+        shown = out.regions.candidate_logits, out.regions.candidate_iou
+        losses |= mask_losses(*shown, batch.target_masks, batch.has_target)
     return weighted_sum(losses, LossWeights(text=1, alignment=1, dice=1, bce=1, focal=1, iou=1))
 
 

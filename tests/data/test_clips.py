@@ -14,8 +14,9 @@ from pam_kit.data.clip_dataset import ClipDataset
 from pam_kit.data.clips import sampled_frames
 from pam_kit.data.jsonl import JsonlDataset
 from pam_kit.data.mixture import Mixture
-from pam_kit.data.prepare import Geometry, collate
-from pam_kit.data.training import TrainingView, collate_training
+from pam_kit.data.pictures import read_picture
+from pam_kit.data.prepare import Geometry
+from pam_kit.data.training import Drawn, TrainingView, collate_training
 from pam_kit.errors import BrokenSample, PamKitError, PromptError
 from pam_kit.sections import ComponentChoice, DataSection
 from pam_kit.tasks import clip_question
@@ -73,6 +74,23 @@ def test_frames_are_read_when_they_are_looked_at(line, tmp_path):
     assert len(sample.frames) == 20 and [sample.frames[i][0, 0, 0] for i in (0, 3, 19)] == [0, 3, 19]
     with pytest.raises(BrokenSample, match="00007.png' does not exist"):
         sample.frames[7]
+
+
+def test_the_first_frame_is_decoded_once_and_no_other_is_kept(line, monkeypatch):
+    decoded = []
+
+    def counted(path, source):
+        decoded.append(path.name)
+        return read_picture(path, source)
+
+    monkeypatch.setattr("pam_kit.data.clips.read_picture", counted)
+    drawn = view(ClipDataset(line(clip()))[0], clip_frames=3)[0]
+    assert drawn.item.frames[:, 0, 0, 0].tolist() == [0, 1, 19]
+    assert decoded == ["00000.png", "00001.png", "00019.png"]
+    frames = ClipDataset(line(clip()))[0].frames
+    assert frames[0] is frames[-20] and frames[-1][0, 0, 0] == 19 and frames[19] is not frames[19]
+    with pytest.raises(IndexError):
+        frames[20]
 
 
 def test_a_clip_begins_where_its_region_is_pointed_at(line):
@@ -188,5 +206,11 @@ def test_clips_become_a_batch_of_their_own():
     assert [frames.shape[0] for frames in batch.frames] == [4, 3] and batch.read == [[0, 1, 2, 3], [0, 1, 2]]
     assert batch.clip_index.tolist() == [0, 1] and batch.has_target.all() and len(batch.questions) == 2
     assert torch.equal(batch.frames[0][0, 0], batch.frames[1][0, 0])
+    # The meta device holds nothing, so what is still equal was not moved.
+    moved = batch.to("meta")
+    assert all(kept is frames for kept, frames in zip(moved.frames, batch.frames, strict=True))
+    assert moved.read == batch.read and moved.questions.questions == batch.questions.questions
+    there = [moved.clip_index, moved.prompts.points, moved.questions.region_index, moved.target_masks, moved.has_target]
+    assert all(tensor.is_meta for tensor in there) and not batch.clip_index.is_meta
     with pytest.raises(PamKitError, match="pictures or clips, not both"):
-        collate([long.item, long.item.first], GEOMETRY)
+        collate_training([long, Drawn(long.item.first)], GEOMETRY)

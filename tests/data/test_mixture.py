@@ -64,7 +64,7 @@ def test_a_place_depends_on_seed_and_position_alone():
 
 def test_a_single_set_is_read_in_its_own_order():
     alone = Mixture.of(Numbers(5), seed=3)
-    assert [sorted(alone.place(5 * epoch + i).index for i in range(5)) for epoch in range(3)] == [[0, 1, 2, 3, 4]] * 3
+    assert [sorted(alone.place(5 * epoch + i).sample for i in range(5)) for epoch in range(3)] == [[0, 1, 2, 3, 4]] * 3
     assert not alone.clips and mixture().clips and len(mixture()) == 17
     assert list(mixture().texts()) == ["text 0", "text 100"]
 

@@ -10,7 +10,6 @@ from safetensors.torch import load_file
 from pam_kit.checkpoints import load_model, save_model
 from pam_kit.errors import CheckpointError
 from pam_kit.model import RegionVLM
-from pam_kit.released.adapters import merge_adapters
 from pam_kit.released.publishing import CARD, publish
 
 
@@ -101,16 +100,37 @@ def test_adapters_are_merged_and_leave_the_recipe(saved, sample_batch, tmp_path)
         torch.testing.assert_close(again(batch).text.per_question, model(batch).text.per_question, atol=1e-4, rtol=0)
 
 
-def test_a_quantised_decoder_is_refused(tiny_recipe, tmp_path):
-    recipe = tiny_recipe("decoder.quantize=nf4", f"decoder.path={tmp_path}")
-    with pytest.raises(CheckpointError, match="kept in few bits .decoder.quantize=nf4., rounded from"):
-        merge_adapters(None, recipe)
+def test_a_quantised_decoder_is_refused_and_the_remedy_works(pretrained_decoder, saved, tmp_path):
+    pytest.importorskip("bitsandbytes")
+    language_model, path = pretrained_decoder()
+    sizes = ("num_layers=2", "num_key_value_heads=2", "intermediate_size=64", "vocab_size=320")
+    _, run = saved(f"decoder.path={path}", *(f"decoder.{size}" for size in sizes), "decoder.quantize=nf4")
+    with pytest.raises(CheckpointError, match="kept in few bits .decoder.quantize=nf4.*no adapters") as caught:
+        publish(run, tmp_path / "out")
+    remedy = re.search(r"model, recipe = .*recipe\)", str(caught.value)).group()
+    plain = tmp_path / "plain"
+    words = {"load_model": load_model, "save_model": save_model}
+    exec(remedy.replace("RUN", str(run)).replace("PLAIN", str(plain)), words)
+    publish(plain, tmp_path / "out")
+    path.rename(tmp_path / "gone")
+    again = RegionVLM.from_pretrained(str(tmp_path / "out")).decoder.lm.state_dict()
+    assert all(torch.equal(again[name], value) for name, value in language_model.state_dict().items())
 
 
 def test_a_folder_that_is_there_already(saved, tmp_path):
     _, run = saved()
     with pytest.raises(CheckpointError, match="run is there already; choose another --out"):
         publish(run, run)
+
+
+def test_a_folder_with_a_similar_name_is_left_alone(saved, tmp_path):
+    _, run = saved()
+    for name in ("out.part", "out.old"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "thesis.txt").write_text("mine")
+    (tmp_path / "out").mkdir()
+    publish(run, tmp_path / "out")
+    assert sorted(path.name for path in tmp_path.glob("out.*/*")) == ["thesis.txt"] * 2
 
 
 def test_a_run_that_is_not_there(tmp_path):

@@ -56,7 +56,7 @@ def in_processes(tmp_path):
 
     Fails with what they wrote where one fails, or hangs. A single process has no launcher.
     """
-    if torch.cuda.is_available():
+    if torch.cuda.is_initialized():
         pytest.skip("a process that has used CUDA cannot be forked")
 
     def run(work: Callable[[int], None], count: int = 2, launcher: str = "torchrun") -> None:
@@ -93,7 +93,8 @@ def _forked(environment: dict[str, str], work: Callable[[], None], output: Path)
         sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")
         # One that hangs says where.
         faulthandler.dump_traceback_later(TIME_LIMIT - 5, file=sys.stderr)
-        os.environ.update(environment)
+        # They share the CPU, whatever else the machine has.
+        os.environ.update(environment, CUDA_VISIBLE_DEVICES="")
         work()
         code = 0
     except BaseException:

@@ -56,7 +56,7 @@ def test_a_writer_that_dies_leaves_the_former_checkpoint(monkeypatch, tmp_path, 
     io, file = AtomicCheckpointIO(), tmp_path / "a.ckpt"
     io.save_checkpoint({"step": 1}, file)
     with monkeypatch.context() as patch, pytest.raises(Stop):
-        patch.setattr(f"pam_kit.training.checkpointing.{step}", stop)
+        patch.setattr(step, stop)
         io.save_checkpoint({"step": 2}, file)
     assert io.load_checkpoint(file) == {"step": 1}
     io.save_checkpoint({"step": 3}, file)

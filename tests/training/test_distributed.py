@@ -179,6 +179,19 @@ def test_a_device_without_questions_or_good_samples_holds_up_no_other(learn, tmp
         assert_same(learn(strategy, f"train.strategy={strategy}", *options, *TWO), one)
 
 
+@pytest.mark.parametrize("strategy", ["ddp", pytest.param("fsdp2", marks=pytest.mark.slow)])
+def test_steps_in_which_no_device_has_a_text(learn, tmp_path, strategy):
+    """Of six steps, at least three have nothing but masks, while the decoder is to learn."""
+    write_uneven(tmp_path)
+    file = tmp_path / "train.jsonl"
+    lines = file.read_text().splitlines()
+    file.write_text("\n".join(lines[number] for number in (0, 1, 2, 4)))
+    source = f"data.train={{name: jsonl, path: {file}}}"
+    small = ("train.devices=2", "train.device_batch_size=1", "train.global_batch_size=2", "train.max_steps=6")
+    losses, weights = learn(strategy, f"train.strategy={strategy}", source, *small)
+    assert len(losses) == 6 and all(weight.isfinite().all() for weight in weights.values())
+
+
 def write_uneven(folder: Path) -> None:
     rng = np.random.default_rng(0)
     mask = np.zeros((48, 64), dtype=bool)

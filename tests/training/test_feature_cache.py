@@ -151,6 +151,36 @@ def test_padding_of_a_prompt_is_no_part_of_its_key(tiny_model, cache_of, sample_
     assert seen == {"encode": 0, "segment": 0}
 
 
+def test_what_is_hashed_comes_from_the_device_at_once(tiny_model, cache_of, sample_batch, monkeypatch):
+    """Each copy waits for all that the device has to do, so their number does not grow with pictures and regions."""
+    model, cache, taken_over = tiny_model("backbone.frozen=true"), cache_of(tiny_model("backbone.frozen=true")), []
+    batches = [sample_batch(regions=regions) for regions in ((1,), (3, 2, 4))]
+    for batch in batches:
+        cache.segment(model, batch)
+
+    class OnDevice(torch.Tensor):
+        """Stands for a tensor of a GPU: whatever is made of it lies there as well, until it is copied."""
+
+        @classmethod
+        def __torch_function__(cls, function, types, arguments=(), keywords=None):
+            result = super().__torch_function__(function, types, arguments, keywords or {})
+            if function in (torch.Tensor.cpu, torch.Tensor.to, torch.Tensor.tolist):
+                taken_over[-1] += 1
+                return result.as_subclass(torch.Tensor) if isinstance(result, torch.Tensor) else result
+            return result
+
+    def on_device(record):
+        tensors = {f.name: getattr(record, f.name) for f in fields(record)}
+        return replace(
+            record, **{n: t.as_subclass(OnDevice) for n, t in tensors.items() if isinstance(t, torch.Tensor)}
+        )
+
+    for batch in batches:
+        taken_over.append(0)
+        cache.segment(model, on_device(replace(batch, prompts=on_device(batch.prompts))))
+    assert taken_over[0] == taken_over[1] <= 6 and cache.hits == len(batches[0]) + len(batches[1])
+
+
 def moved(name: str, batch: RegionBatch) -> RegionBatch:
     """A one-region batch with one thing in it changed a little."""
     images, prompts = batch.images.clone(), taken(batch.prompts, [0])
@@ -268,17 +298,17 @@ def test_a_damaged_file_is_computed_anew(damage, tiny_model, cache_of, sample_ba
 
 
 def test_a_write_that_is_cut_off_leaves_nothing_to_be_read(tiny_model, cache_of, sample_batch, tmp_path, monkeypatch):
-    """Killed between writing and naming: no later run sees the unfinished file."""
+    """Stopped between writing and naming: no later run sees the unfinished file."""
     model, batch = tiny_model("backbone.frozen=true"), sample_batch(regions=(1,))
 
-    def killed(self, target):
+    def killed(*_names):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("pathlib.Path.replace", killed)
+        patch.setattr("os.replace", killed)
         with pytest.raises(KeyboardInterrupt):
             cache_of(model).segment(model, batch)
-    assert not files(tmp_path) and len(list(tmp_path.glob("kept/*/*/*.tmp"))) == 1
+    assert not [path for path in tmp_path.glob("kept/**/*") if path.is_file()]
     cache = cache_of(model)
     assert_rows_are(cache.segment(model, batch), alone(model, batch))
     assert cache.misses == 1 and len(files(tmp_path)) == 1

@@ -17,8 +17,8 @@ from pam_kit.data.masks import encode_rle
 from pam_kit.errors import PamKitError, RecipeError
 from pam_kit.model import RegionVLM
 from pam_kit.recipe import load_recipe
-from pam_kit.sections import TRAINABLE_PARTS
-from pam_kit.training.fit import accumulation, fit, planned_steps
+from pam_kit.sections import TRAINABLE_PARTS, TrainSection
+from pam_kit.training.fit import _precision, accumulation, fit, planned_steps
 
 TINY = {
     "name": "tiny",
@@ -158,7 +158,7 @@ def test_the_run_folder_lists_the_parameters(micro_run):
     for part in TRAINABLE_PARTS:
         total = sum(p.numel() for p in getattr(model, part).parameters())
         assert rows[part][-2:] == ["frozen" if part == "backbone" else f"{total:,}", f"{total:,}"]
-    assert "30 steps of 4 pictures" in said[0]
+    assert "30 steps of 4 samples" in said[0]
 
 
 def test_the_model_folder_is_whole(micro_run):
@@ -286,3 +286,17 @@ def test_a_loss_that_is_no_number_ends_the_run(tmp_path):
     recipe = recipe_of(tmp_path, "train.learning_rate=1e30", "train.warmup_ratio=0")
     with pytest.raises(PamKitError, match=r"the loss is (nan|inf) at step \d+: text .*Lower train.learning_rate"):
         run(recipe, tmp_path / "runs")
+
+
+@pytest.mark.parametrize(
+    ("accelerator", "expected"),
+    [("auto", "bf16-mixed"), ("gpu", "bf16-mixed"), ("cuda", "bf16-mixed"), ("cpu", "32-true"), ("mps", "32-true")],
+)
+def test_the_precision_is_that_of_the_device_that_is_used(monkeypatch, accelerator, expected):
+    """On a machine with a GPU, which the run need not use."""
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda: True)
+    assert _precision(TrainSection(accelerator=accelerator)) == expected
+    assert _precision(TrainSection(accelerator=accelerator, precision="bf16-true")) == "bf16-true"
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert _precision(TrainSection(accelerator=accelerator)) == "32-true"

@@ -12,10 +12,15 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from pam_kit.components.backbones import sam_decoding
+from pam_kit.components.decoders.causal_lm import CausalLM
+from pam_kit.contracts import Questions
+from pam_kit.training.parity import sam2, sam2_video
 from pam_kit.training.parity.__main__ import main
 from pam_kit.training.parity.formula import formula_input, formula_weight
 from pam_kit.training.parity.golden_file import GoldenFile
 from pam_kit.training.parity.kinds import check_file
+from pam_kit.training.parity.language import recorded_positions
 from pam_kit.training.parity.layout import model_of_shapes
 from pam_kit.training.parity.report import close, exact
 
@@ -116,6 +121,32 @@ def test_a_perturbed_tensor_fails_by_name(copied, name, tensor, capsys):
     assert main([str(folder)]) == 1
     out = capsys.readouterr().out
     assert out.startswith("FAIL") and f"{tensor.partition('.')[0]}" in out.partition("wrong: ")[2].partition(";")[0]
+
+
+def test_positions_are_those_that_the_language_model_counts(copied, capsys, monkeypatch):
+    def doubled(decoder, embeddings, mask):
+        positions = 2 * torch.arange(embeddings.shape[1])[None]
+        return decoder.lm(inputs_embeds=embeddings, attention_mask=mask.long(), position_ids=positions).logits
+
+    monkeypatch.setattr("pam_kit.training.parity.sequence.logits_of", doubled)
+    assert main([str(copied("sequence/image_batch2.safetensors"))]) == 1
+    assert "position_ids_internal" in capsys.readouterr().out.partition("wrong: ")[2]
+
+
+def test_training_leaves_positions_to_the_language_model():
+    """It hands over neither positions nor a mask; rows are filled up at the right, so columns are positions."""
+    decoder = CausalLM(hidden_size=32, num_layers=2, num_heads=4, vocab_size=320)
+    decoder.learn_vocabulary(["a red cup", "what is it?"])
+    questions = Questions(torch.tensor([0, 1]), ["what is it?"] * 2, ["a red cup"] * 2, [""] * 2, ["en"] * 2)
+    with recorded_positions(decoder) as found:
+        decoder([torch.randn(length, 32) for length in (3, 4)], questions)
+    assert found and all(torch.equal(one, torch.arange(one.shape[-1])[None]) for one in found)
+
+
+@pytest.mark.parametrize("check", [sam2, sam2_video])
+def test_the_stability_score_that_is_compared_is_the_kits(check):
+    """A score of the check's own would hold whatever the kit's does."""
+    assert check.stability_score is sam_decoding.stability_score
 
 
 def test_a_tensor_that_nothing_knows_fails(copied, capsys):

@@ -1,20 +1,23 @@
 """Three stages on pictures and clips: each starts where the one before ended, and a killed schedule goes on."""
 
 import json
+import os
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
+from pam_kit.contracts import PromptBatch
 from pam_kit.errors import CheckpointError, PamKitError
 from pam_kit.model import RegionVLM
 from pam_kit.recipe import load_schedule
 from pam_kit.training.fit import fit
 from pam_kit.training.plan import plan
-from pam_kit.training.schedule import fit_schedule
+from pam_kit.training.schedule import _newest, fit_schedule
 
 STAGES = """
 name: small_pam
@@ -163,16 +166,77 @@ def test_paper_recipes_are_table_8():
         assert [p.accumulation for p in plans] == [16, 128, 32]
 
 
-def test_released_switch_positions(schedule):
-    """The prefix of a clip is as long as the plan says."""
+def test_the_prefix_of_a_clip_is_as_long_as_the_plan_says(schedule):
+    """10 positions for the first of 3 frames, with its newlines, and 7 for each later one."""
     stage = schedule("decoder.max_length=64").stages[1]
     torch.manual_seed(0)
     model = RegionVLM.from_recipe(stage)
-    from pam_kit.contracts import PromptBatch
-
     frames = torch.randint(0, 256, (3, 3, 64, 64), dtype=torch.uint8)
     box = torch.tensor([[[8.0, 8.0], [40.0, 40.0]]])
     prompts = PromptBatch(box, torch.tensor([[2, 3]]), torch.zeros(1, 1, 16, 16), torch.zeros(1, dtype=torch.bool))
     with torch.no_grad():
         _, tokens = model.follow(frames, [0, 1, 2], prompts)
-        assert model.prefix(tokens).shape == (1, plan(stage).positions, 32)
+        assert model.prefix(tokens).shape == (1, 10 + 2 * 7, 32)
+    assert plan(stage).positions == 10 + 2 * 7
+
+
+TWO_STAGES = """
+schedule:
+  - name: first
+    train: {max_steps: 1}
+  - name: second
+    train: {max_steps: 1}
+"""
+TWO_PROCESSES = (
+    "train.accelerator=cpu",
+    "train.strategy=ddp",
+    "train.devices=2",
+    "train.global_batch_size=2",
+    "train.device_batch_size=1",
+    "train.loggers=[csv]",
+    "train.num_threads=1",
+    "data.num_workers=0",
+)
+
+
+def test_every_process_waits_for_the_model_that_the_next_stage_starts_from(
+    tiny_recipe, tmp_path, in_processes, monkeypatch
+):
+    """The disk of the first process is slow; the other one must not look for the model before it is there, nor talk."""
+    file = tmp_path / "tiny.yaml"
+    file.write_text(file.read_text(encoding="utf-8") + TWO_STAGES, encoding="utf-8")
+    schedule, write = load_schedule(file, TWO_PROCESSES), save_file
+
+    def late(*given, **named):
+        time.sleep(1)
+        write(*given, **named)
+
+    def work(rank: int) -> None:
+        said: list[str] = []
+        fit_schedule(schedule, tmp_path / "runs", say=said.append)
+        (tmp_path / f"told-{rank}").write_text("\n".join(said), encoding="utf-8")
+        assert fit_schedule(schedule, tmp_path / "runs", resume=True, say=said.append).name == "second"
+
+    monkeypatch.setattr("pam_kit.checkpoints.save.save_file", late)
+    in_processes(work)
+    assert {path.name for path in (tmp_path / "runs" / "tiny").iterdir()} == {"first", "second", "schedule.json"}
+    first, other = ((tmp_path / f"told-{rank}").read_text(encoding="utf-8") for rank in range(2))
+    assert "init_from" in first and "stage 2 of 2" in first and other == ""
+
+
+def test_the_schedule_that_got_on_last_is_resumed(tmp_path):
+    """Whatever else happens in the folders, such as an evaluation of an old run."""
+    written = {"s": "schedule.json", "s-2": "first/checkpoints/step=4.ckpt", "s-3": "first/checkpoints/step=2.ckpt"}
+    for (name, file), age in zip(written.items(), (1000, 3000, 2000), strict=True):
+        path = tmp_path / name / file
+        path.parent.mkdir(parents=True)
+        path.touch()
+        os.utime(path, (age, age))
+    (tmp_path / "s" / "first").mkdir()
+    (tmp_path / "s-4").mkdir()
+    (tmp_path / "s-5.txt").touch()
+    assert _newest(tmp_path, "s").name == "s-2"
+    os.utime(tmp_path / "s" / "schedule.json", (4000, 4000))
+    assert _newest(tmp_path, "s").name == "s"
+    with pytest.raises(CheckpointError, match="there is no run of the schedule t"):
+        _newest(tmp_path, "t")

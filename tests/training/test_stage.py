@@ -27,6 +27,9 @@ class Model(nn.Module):
         for name in TRAINABLE_PARTS:
             setattr(self, name, Part(frozen_backbone and name == "backbone"))
 
+    def clip_parameters(self) -> list[nn.Parameter]:
+        return [self.prefix.linear.bias]
+
 
 SIZE = 3 * 2 + 2 + 2 + 2
 
@@ -37,8 +40,16 @@ def test_only_the_named_parts_learn():
     learning = {name.split(".")[0] for name, p in model.named_parameters() if p.requires_grad}
     assert learning == {"decoder", "prefix"}
     assert [report.part for report in reports] == list(TRAINABLE_PARTS)
-    assert {report.part: report.trained for report in reports if report.trained} == {"decoder": SIZE, "prefix": SIZE}
+    assert {one.part: one.trained for one in reports if one.trained} == {"decoder": SIZE, "prefix": SIZE - 2}
     assert all(report.kind == "Part" and report.total == SIZE for report in reports)
+
+
+@pytest.mark.parametrize("clips", [False, True])
+def test_what_only_clips_reach_learns_only_from_clips(clips):
+    model = Model()
+    reports = freeze_all_but(model, ["prefix"], clips)
+    assert model.prefix.linear.weight.requires_grad and model.prefix.linear.bias.requires_grad == clips
+    assert sum(report.trained for report in reports) == (SIZE if clips else SIZE - 2)
 
 
 def test_what_a_part_keeps_fixed_itself_stays_fixed():

@@ -1,9 +1,14 @@
 """A step's losses are means over all it holds, however it is split into micro-batches and over devices."""
 
+import os
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
 import torch
+from torch.utils.data import DataLoader
 
 from pam_kit.contracts import Questions, RegionBatch
 from pam_kit.errors import BrokenSample, PamKitError
@@ -16,6 +21,9 @@ class Words:
 
     def __init__(self, *losses: list[float]):
         self.losses = [value for answer in losses for value in answer]
+
+    def out_of_shared_memory(self) -> "Words":
+        return self
 
 
 def count(batch: Words) -> Counts:
@@ -53,13 +61,59 @@ def test_devices_share_a_step():
 
 def test_what_a_step_does_not_hold_has_no_share():
     (packet,) = StepBatches([(Words([1.0]), [])], 1, count)
-    assert packet == Packet(packet.batch, [], Shares(masks=0.0, alignment=0.0, text=1.0), last=True)
+    shares, held = Shares(masks=0.0, alignment=0.0, text=1.0), Counts(text=1)
+    assert packet == Packet(packet.batch, [], shares, last=True, asked_elsewhere=False, own=held, step=held)
 
 
 def test_a_batch_without_a_sample_ends_the_run():
     broken = [BrokenSample("a.jsonl:3", "torn")]
     with pytest.raises(PamKitError, match="a.jsonl:3.*pam-kit data check"):
         list(StepBatches([(None, broken)], 1, count))
+
+
+@pytest.mark.parametrize("devices", [1, 2])
+def test_who_is_asked_elsewhere(devices):
+    """Of two steps, the first has words in one of its micro-batches, the second has none."""
+    loader = [(Words(*losses), []) for losses in ([[1.0]], [], [], [])]
+    packets = list(StepBatches(loader, 2, count, devices, lambda own: own))
+    assert [packet.asked_elsewhere for packet in packets] == [False, True, devices > 1, devices > 1]
+    assert [packet.own.text for packet in packets] == [1, 0, 0, 0]
+    assert [packet.step.text for packet in packets] == [1, 1, 0, 0]
+
+
+@contextmanager
+def open_files_at_most(more: int) -> Iterator[None]:
+    """So many more files than now may be open."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    probe = os.open(os.devnull, os.O_RDONLY)
+    os.close(probe)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (probe + more, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork")
+def test_a_step_of_many_micro_batches_holds_no_file_open(sample_batch):
+    """The tensors that a worker sends lie in shared memory, each in a file of its own, nine of them in a batch."""
+    batch = sample_batch(regions=(1,), questions=1)
+    loader = DataLoader([(batch, [])] * 64, batch_size=None, collate_fn=_as_it_is, num_workers=1)
+    arrived = next(iter(loader))[0]
+    assert arrived.images.is_shared() and arrived.prompts.points.is_shared(), "else the test says nothing"
+    del arrived
+    with open_files_at_most(more=100):
+        packets = list(StepBatches(loader, 64, lambda batch: Counts(text=len(batch.questions))))
+    assert len(packets) == 64
+    for packet in packets:
+        found = packet.batch
+        tensors = (found.images, found.prompts.points, found.questions.region_index, found.target_masks)
+        assert not any(tensor.is_shared() for tensor in tensors)
+        assert torch.equal(found.images, batch.images) and found.questions.answers == batch.questions.answers
+
+
+def _as_it_is(item):
+    return item
 
 
 def asked(batch: RegionBatch, about: list[int], answers: list[str]) -> RegionBatch:
@@ -108,9 +162,9 @@ def test_gradients_do_not_depend_on_the_split(tiny_recipe, tiny_model, sample_ba
 def test_the_tally_is_a_mean_over_parts_and_devices():
     tally = LossTally(("recognize", "caption"))
     for loss, tasks in ((1.0, ["recognize"]), (2.0, ["recognize", "caption"])):
-        tally.add(torch.tensor(loss), {"text": torch.tensor(2 * loss)})
+        tally.add({"loss": torch.tensor(loss), "text": torch.tensor(2 * loss)})
         tally.add_questions(torch.full((len(tasks),), loss), tasks)
-    assert tally.loss().item() == 1.5
+    assert {name: value.item() for name, value in tally.own().items()} == {"loss": 1.5, "text": 3.0}
     alone = {name: value.item() for name, value in tally.means().items()}
     assert alone == {"loss/text": 3.0, "loss/text/recognize": 1.5, "loss/text/caption": 2.0}
     # Another device with the same sums: means stay.
@@ -118,5 +172,7 @@ def test_the_tally_is_a_mean_over_parts_and_devices():
     both = tally.means(lambda row, reduce_op: 2 * row)
     assert {name: value.item() for name, value in both.items()} == {"loss/text": 3.0, "loss/text/caption": 3.0}
     tally.clear()
-    tally.add(torch.tensor(5.0), {})
-    assert (tally.loss().item(), tally.means()) == (5.0, {})
+    assert tally.is_empty()
+    tally.add({"loss": torch.tensor(5.0)})
+    tally.add({})
+    assert ({name: value.item() for name, value in tally.own().items()}, tally.means()) == ({"loss": 2.5}, {})

@@ -23,7 +23,8 @@ def start_from(model: RegionVLM, recipe: Recipe, folder: str | Path) -> dict[str
     """Fill the parts that ``recipe`` shares with a former run; returns part -> what became of it.
 
     A part of another component keeps its own start, and is reported so; likewise one whose tensors are others because
-    of its arguments, or because its width follows from another part. Adapters that are new start without effect.
+    of its arguments, or because its width follows from another part. Adapters that are new start without effect;
+    a separator that is new starts anew beside the others.
     What the former run has left out stays as the recipe's own weight file has it; if that is another file than the
     former run's, a warning says so.
     """
@@ -55,8 +56,10 @@ def _fill(model: RegionVLM, name: str, weights: dict[str, Tensor], former: dict,
         return f"own start (was {former[name]['name']})"
     part, left_out = getattr(model, name), former.get(name, {}).get("left_out", 0)
     names, own = tensor_names(part), _own(weights, name, part)
-    missing = [key for key in missing_names(part, own) if not _is_adapter(key)]
-    missing = [] if len(missing) == left_out else missing
+    absent = [key for key in missing_names(part, own) if not _is_adapter(key)]
+    # A separator that the former run had no use for starts anew, beside those that it has trained.
+    new = [] if name in SLOTS else absent
+    missing = [] if new or len(absent) == left_out else absent
     shapes = {key: tensor.shape for key, tensor in part.state_dict().items()}
     # A separator that this recipe has no use for is no reason to drop the others.
     unknown = [key for key in own if key not in names and name in SLOTS]
@@ -70,6 +73,8 @@ def _fill(model: RegionVLM, name: str, weights: dict[str, Tensor], former: dict,
         return f"own start (was made with another {' and '.join(other)})" if other else "own start (other width)"
     part.load_state_dict(own, strict=False)
     fate = f"{LOADED}, made with another {' and '.join(other)}" if other else LOADED
+    if new:
+        fate += f", {' and '.join(new)} new"
     if not former.get(name, {}).get("weight_files"):
         return fate
     rest = _its_own_file(part, name, former[name])

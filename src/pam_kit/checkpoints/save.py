@@ -1,12 +1,10 @@
 """A model becomes the folder ``model/``, whole or not at all."""
 
-import json
-import os
-import shutil
 from pathlib import Path
 
 from safetensors.torch import save_file
 
+from pam_kit.atomic_files import whole_folder, write_json
 from pam_kit.checkpoints.folder import PARTS, RECIPE, TOKENIZER, WEIGHTS, component_choices
 from pam_kit.checkpoints.left_out import WEIGHT_ARGUMENTS, LeftOut, find_left_out, kept_back
 from pam_kit.checkpoints.state import full_state
@@ -43,21 +41,12 @@ def save_model(
     state = full_state(model, left_out.names, keep=write)
     if not write:
         return target
-    draft, former = target.with_name("model.part"), target.with_name("model.old")
-    shutil.rmtree(draft, ignore_errors=True)
-    (draft / TOKENIZER).mkdir(parents=True)
-    save_file(state, draft / WEIGHTS, metadata={"format": "pt"})
-    (draft / RECIPE).write_text(resolved_yaml(recipe), encoding="utf-8")
-    parts = _with_left_out(component_choices(recipe), left_out)
-    (draft / PARTS).write_text(json.dumps(parts, indent=1, ensure_ascii=False), encoding="utf-8")
-    model.decoder.save_tokenizer(str(draft / TOKENIZER))
-    _sync(draft)
-    # Deleting takes long; a run that is killed meanwhile must not be left with half a model.
-    shutil.rmtree(former, ignore_errors=True)
-    if target.exists():
-        target.rename(former)
-    draft.rename(target)
-    shutil.rmtree(former, ignore_errors=True)
+    with whole_folder(target, replace=True) as draft:
+        (draft / TOKENIZER).mkdir()
+        save_file(state, draft / WEIGHTS, metadata={"format": "pt"})
+        (draft / RECIPE).write_text(resolved_yaml(recipe), encoding="utf-8")
+        write_json(draft / PARTS, _with_left_out(component_choices(recipe), left_out))
+        model.decoder.save_tokenizer(str(draft / TOKENIZER))
     return target
 
 
@@ -75,13 +64,3 @@ def _with_left_out(parts: dict, left_out: LeftOut) -> dict:
         number = sum(name.startswith(f"{slot}.") for name in left_out.names)
         parts[slot] |= {"left_out": number, "weight_files": files}
     return parts
-
-
-def _sync(folder: Path) -> None:
-    """Have the disk take all files before the folder gets its name: else a power cut could leave it with empty ones."""
-    for path in [*folder.rglob("*"), folder]:
-        handle = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)

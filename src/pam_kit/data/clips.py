@@ -28,12 +28,14 @@ def sampled_frames(count: int, wanted: int, short: Literal["all", "refuse"] = "a
 class FrameFiles(Sequence[np.ndarray]):
     """The frames of a clip, (H, W, 3) uint8 each, read when they are looked at.
 
+    The first one, which prompts and regions are checked against before it is read as a frame, is kept; no other is.
     Raises BrokenSample for a frame that cannot be read or has another size than the first one.
     """
 
     def __init__(self, paths: Sequence[Path], source: str):
         self._paths, self._source = paths, source
         self._size: tuple[int, ...] | None = None
+        self._first: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self._paths)
@@ -46,6 +48,15 @@ class FrameFiles(Sequence[np.ndarray]):
     def __getitem__(self, index):
         if isinstance(index, slice):
             return FrameFiles(self._paths[index], self._source)
+        number = range(len(self))[index]
+        if number == 0 and self._first is not None:
+            return self._first
+        frame = self._read(number)
+        if number == 0:
+            self._first = frame
+        return frame
+
+    def _read(self, index: int) -> np.ndarray:
         frame = read_picture(self._paths[index], self._source)
         self._size = self._size or frame.shape
         if frame.shape != self._size:

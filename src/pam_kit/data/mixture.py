@@ -6,18 +6,18 @@ from typing import NamedTuple
 import numpy as np
 
 from pam_kit.contracts import ClipSample, RegionSample
-from pam_kit.data.schema import RegionDataset
+from pam_kit.data.schema import RegionDataset, has_clips
 from pam_kit.errors import BrokenSample, PamKitError
 
 _BLOCK = 4096
 
 
 class Place(NamedTuple):
-    """Sample ``index`` of set ``number``, in pass ``epoch`` over it."""
+    """Sample ``sample`` of set ``number``, in pass ``epoch`` over it."""
 
     number: int
     epoch: int
-    index: int
+    sample: int
 
 
 class Mixture:
@@ -41,8 +41,8 @@ class Mixture:
             if len(dataset) == 0:
                 raise BrokenSample(type(dataset).__name__, "the training set is empty")
         self._shares = np.asarray(shares, dtype=float) / sum(shares)
-        self._turns = np.zeros(0, dtype=np.int64)  # the set of each step
-        self._before = np.zeros((0, len(self.sets)), dtype=np.int64)  # steps of each set before each step
+        self._turns: np.ndarray = np.zeros(0, dtype=np.int64)  # the set of each step
+        self._before: np.ndarray = np.zeros((0, len(self.sets)), dtype=np.int64)  # steps of each set before each step
         self._orders: dict[int, tuple[int, np.ndarray]] = {}
 
     @classmethod
@@ -53,7 +53,7 @@ class Mixture:
     @property
     def clips(self) -> bool:
         """Whether any set has clips."""
-        return any(getattr(dataset, "clips", False) for dataset in self.sets)
+        return any(has_clips(dataset) for dataset in self.sets)
 
     def __len__(self) -> int:
         """Samples of all sets together."""
@@ -71,7 +71,7 @@ class Mixture:
 
     def read(self, place: Place) -> RegionSample | ClipSample:
         """Raises BrokenSample."""
-        return self.sets[place.number][place.index]
+        return self.sets[place.number][place.sample]
 
     def _own_position(self, position: int) -> tuple[int, int]:
         """The set, and how many of its samples were read before."""
@@ -88,7 +88,7 @@ class Mixture:
         turns = rng.choice(len(self.sets), size=_BLOCK, p=self._shares)
         counted = np.cumsum(turns[:, None] == np.arange(len(self.sets)), axis=0)
         last = self._before[-1] + (self._turns[-1] == np.arange(len(self.sets))) if len(self._turns) else 0
-        first = np.zeros((1, len(self.sets)), dtype=np.int64)
+        first: np.ndarray = np.zeros((1, len(self.sets)), dtype=np.int64)
         self._before = np.concatenate([self._before, np.concatenate([first, counted[:-1]]) + last])
         self._turns = np.concatenate([self._turns, turns])
 

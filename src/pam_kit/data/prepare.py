@@ -19,7 +19,6 @@ from pam_kit.contracts import (
     RegionPrompt,
     VisionBackbone,
 )
-from pam_kit.errors import PamKitError
 
 
 @dataclass(frozen=True)
@@ -113,14 +112,9 @@ def model_image(image: np.ndarray, size: int) -> Tensor:
     return torch.from_numpy(np.array(image)).permute(2, 0, 1)
 
 
-def collate(items: Sequence[PreparedImage | PreparedClip], geometry: Geometry) -> RegionBatch | ClipBatch:
-    """Join prepared pictures, or prepared clips, into one batch; regions are numbered through."""
-    clips = [item for item in items if isinstance(item, PreparedClip)]
-    if not clips:
-        return _collate_pictures([item for item in items if isinstance(item, PreparedImage)], geometry)
-    if len(clips) < len(items):
-        raise PamKitError("a batch holds pictures or clips, not both")
-    batch = _collate_pictures([clip.first for clip in clips], geometry)
+def collate_clips(clips: Sequence[PreparedClip], geometry: Geometry) -> ClipBatch:
+    """Join prepared clips into one batch; regions are numbered through."""
+    batch = collate([clip.first for clip in clips], geometry)
     return ClipBatch(
         frames=[clip.frames for clip in clips],
         read=[clip.read for clip in clips],
@@ -132,7 +126,8 @@ def collate(items: Sequence[PreparedImage | PreparedClip], geometry: Geometry) -
     )
 
 
-def _collate_pictures(images: list[PreparedImage], geometry: Geometry) -> RegionBatch:
+def collate(images: Sequence[PreparedImage], geometry: Geometry) -> RegionBatch:
+    """Join prepared pictures into one batch; regions are numbered through."""
     counts = [len(item.points) for item in images]
     first = np.cumsum([0, *counts])
     asked = [(first[i] + one.region, one) for i, item in enumerate(images) for one in item.asked]

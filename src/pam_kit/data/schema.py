@@ -46,6 +46,11 @@ class RegionDataset(Protocol):
     def texts(self) -> Iterator[str]: ...
 
 
+def has_clips(dataset: RegionDataset | type) -> bool:
+    """Whether a dataset, or the class of one, holds clips; one that says nothing holds pictures."""
+    return bool(getattr(dataset, "clips", False))
+
+
 @dataclass(frozen=True)
 class RegionRecord:
     """A region before its picture is read: masks are still RLE or polygons, coordinates are not yet checked."""

@@ -6,12 +6,21 @@ from dataclasses import dataclass, field
 import numpy as np
 from torch.utils.data import Dataset, Sampler
 
-from pam_kit.contracts import ClipSample, Region, RegionSample
+from pam_kit.contracts import ClipBatch, ClipSample, Region, RegionBatch, RegionSample
 from pam_kit.data.clips import sampled_frames
 from pam_kit.data.mixture import Mixture, Place
-from pam_kit.data.prepare import Asked, Geometry, PreparedClip, PreparedImage, collate, prepare, prepare_clip
+from pam_kit.data.prepare import (
+    Asked,
+    Geometry,
+    PreparedClip,
+    PreparedImage,
+    collate,
+    collate_clips,
+    prepare,
+    prepare_clip,
+)
 from pam_kit.data.prompting import drawn_prompt
-from pam_kit.errors import BrokenSample, PromptError
+from pam_kit.errors import BrokenSample, PamKitError, PromptError
 from pam_kit.sections import DataSection
 from pam_kit.tasks import clip_question, question
 
@@ -64,7 +73,7 @@ class TrainingView(Dataset):
             except BrokenSample as broken:
                 drawn.broken.append(broken)
             rng = np.random.default_rng([self.seed, 4, position, attempt])
-            place = place._replace(index=int(rng.integers(len(self.mixture.sets[place.number]))))
+            place = place._replace(sample=int(rng.integers(len(self.mixture.sets[place.number]))))
         return drawn
 
     def _prepared(self, sample: RegionSample | ClipSample, place: Place, rng: np.random.Generator):
@@ -98,7 +107,7 @@ class TrainingView(Dataset):
     def _prompt_rng(self, place: Place, region: int, rng: np.random.Generator) -> np.random.Generator:
         """Kept features are of a picture and a prompt: there, the prompt is always the same one."""
         if self.section.cache_features:
-            return np.random.default_rng([self.seed, 5, place.number, place.index, region])
+            return np.random.default_rng([self.seed, 5, place.number, place.sample, region])
         return rng
 
     def _prompt(self, region: Region, width: int, height: int, rng: np.random.Generator):
@@ -130,11 +139,18 @@ class TrainingView(Dataset):
         return chosen
 
 
-def collate_training(items: Sequence[Drawn], geometry: Geometry):
-    """-> (RegionBatch or ClipBatch, or None where every sample is broken; the broken ones)."""
-    good = [drawn.item for drawn in items if drawn.item is not None]
+def collate_training(
+    items: Sequence[Drawn], geometry: Geometry
+) -> tuple[RegionBatch | ClipBatch | None, list[BrokenSample]]:
+    """-> (the pictures or the clips, or None where every sample is broken; the broken ones)."""
+    pictures = [drawn.item for drawn in items if isinstance(drawn.item, PreparedImage)]
+    clips = [drawn.item for drawn in items if isinstance(drawn.item, PreparedClip)]
     broken = [one for drawn in items for one in drawn.broken]
-    return (collate(good, geometry) if good else None), broken
+    if pictures and clips:
+        raise PamKitError("a batch holds pictures or clips, not both")
+    if clips:
+        return collate_clips(clips, geometry), broken
+    return (collate(pictures, geometry) if pictures else None), broken
 
 
 def _draw(shares: dict, rng: np.random.Generator):

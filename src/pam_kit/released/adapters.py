@@ -26,8 +26,11 @@ def merge_adapters(model: RegionVLM, recipe: Recipe) -> tuple[Recipe, bool]:
     if not arguments.get(_ADAPTED):
         if arguments.get(_QUANTISED):
             raise CheckpointError(
-                f"the decoder is kept in few bits (decoder.{_QUANTISED}={arguments[_QUANTISED]}), rounded from "
-                f"{arguments.get('path')}; load the run with decoder.{_QUANTISED}=null and save it, to export it"
+                f"the decoder is kept in few bits (decoder.{_QUANTISED}={arguments[_QUANTISED]}) and has no adapters: "
+                f"it is {arguments.get('path')}, rounded. To hand the run on with the weights that lie there, save it "
+                "as another one in Python, with what pam_kit.checkpoints has, and name that: "
+                f'model, recipe = load_model("RUN", ("decoder.{_QUANTISED}=null",)); '
+                'save_model("PLAIN", model, recipe)'
             )
         return recipe, False
     model.decoder.merge_adapters()

@@ -1,10 +1,10 @@
-"""A folder that appears whole or not at all. Torch-free."""
+"""A folder that is handed on: a new one, or none. Torch-free."""
 
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from pam_kit.atomic_files import whole_folder
 from pam_kit.errors import CheckpointError
 
 
@@ -18,13 +18,5 @@ def check_vacant(out: Path) -> None:
 def draft_of(out: Path) -> Iterator[Path]:
     """A new folder beside ``out``, which gets its name when all went well and is removed when not."""
     check_vacant(out)
-    draft = out.with_name(f"{out.name}.part")
-    shutil.rmtree(draft, ignore_errors=True)
-    draft.mkdir(parents=True)
-    try:
+    with whole_folder(out) as draft:
         yield draft
-        if out.is_dir():
-            out.rmdir()  # it is empty
-        draft.rename(out)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)

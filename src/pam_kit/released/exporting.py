@@ -1,15 +1,14 @@
 """A run folder into the folder of a released PAM, which the released code reads."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from huggingface_hub import save_torch_state_dict
 from safetensors import safe_open
 from torch import Tensor
 
+from pam_kit.atomic_files import write_json
 from pam_kit.checkpoints import full_state, load_model, model_folder
 from pam_kit.checkpoints.folder import WEIGHTS
 from pam_kit.errors import CheckpointError
@@ -132,18 +131,14 @@ def _write_configs(model: RegionVLM, recipe: Recipe, folder: Path) -> None:
     decoder = model.decoder
     dtype = str(decoder.lm.dtype).removeprefix("torch.")
     config = released_config(decoder.lm.config, decoder.max_positions, dtype)
-    _write(folder / CONFIG, config)
+    write_json(folder / CONFIG, config)
     ends = {"bos_token_id": config["bos_token_id"], "eos_token_id": config["eos_token_id"]}
     pad = decoder.tokenizer.pad_token_id
     version = config["transformers_version"]
-    _write(
+    write_json(
         folder / GENERATION_CONFIG,
         {"_from_model_config": True, **ends, "pad_token_id": pad, "transformers_version": version},
     )
-
-
-def _write(path: Path, value: dict[str, Any]) -> None:
-    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
 
 
 def _notes(recipe: Recipe) -> list[str]:

@@ -1,6 +1,5 @@
 """A released PAM's folder into a run folder of the kit."""
 
-import json
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -13,6 +12,7 @@ import yaml
 from torch import Tensor
 from transformers import AutoConfig, AutoTokenizer
 
+from pam_kit.atomic_files import write_json
 from pam_kit.checkpoints import full_state, save_model
 from pam_kit.checkpoints.state import missing_names
 from pam_kit.errors import CheckpointError
@@ -143,9 +143,9 @@ def _stage_tokenizer(folder: ReleasedFolder, given: str | Path | None, staging: 
     for file in files:
         shutil.copyfile(file, staging / file.name)
     # Read as a Qwen2's: transformers knows no llava_qwen.
-    (staging / CONFIG).write_text(json.dumps(language_model_config(folder.config, folder.config["vocab_size"])))
+    write_json(staging / CONFIG, language_model_config(folder.config, folder.config["vocab_size"]))
     try:
-        entries = len(AutoTokenizer.from_pretrained(staging))
+        entries = len(AutoTokenizer.from_pretrained(staging, trust_remote_code=False))
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{files[0].parent} holds no readable tokenizer: {error}") from error
     rows = folder.config["vocab_size"]

@@ -2,9 +2,10 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 from transformers import PreTrainedTokenizerBase
+
+from pam_kit.atomic_files import write_json
 
 _FLAGS = ("content", "lstrip", "normalized", "rstrip", "single_word", "special")
 
@@ -15,15 +16,11 @@ def save_for_released_code(tokenizer: PreTrainedTokenizerBase, folder: Path) -> 
     whole = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
     model, added = whole["model"], whole["added_tokens"]
     special = {token["content"] for token in added}
-    _write(folder / "vocab.json", {word: i for word, i in model["vocab"].items() if word not in special})
+    write_json(folder / "vocab.json", {word: i for word, i in model["vocab"].items() if word not in special})
     merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]]
     (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *merges, ""]), encoding="utf-8")
     config = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
     config["added_tokens_decoder"] = {str(token["id"]): {flag: token[flag] for flag in _FLAGS} for token in added}
     config["additional_special_tokens"] = config.pop("extra_special_tokens", [])
     config["tokenizer_class"] = "Qwen2Tokenizer"
-    _write(folder / "tokenizer_config.json", config)
-
-
-def _write(path: Path, value: dict[str, Any]) -> None:
-    path.write_text(json.dumps(value, indent=2, ensure_ascii=False), encoding="utf-8")
+    write_json(folder / "tokenizer_config.json", config)

@@ -4,7 +4,6 @@ What happens in a step is a function of the seed, the process and the position i
 all the randomness there is to store.
 """
 
-import os
 import random
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,12 +14,12 @@ import torch
 from lightning.fabric.plugins import CheckpointIO
 from lightning.pytorch.callbacks import Callback, Checkpoint
 
+from pam_kit.atomic_files import DRAFT, whole_file
 from pam_kit.checkpoints import LeftOut
 
 KEPT = 2
 # Where this kit's own facts stand in a checkpoint.
 FACTS = "pam_kit"
-_DRAFT = ".part"
 # The model's place in the module that Lightning trains.
 MODEL = "model."
 
@@ -29,15 +28,8 @@ class AtomicCheckpointIO(CheckpointIO):
     """Files that are there whole or not at all, also after a power cut, and that are read without unpickling."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path, storage_options=None) -> None:
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        draft = path.with_name(path.name + _DRAFT)
-        with open(draft, "wb") as file:
+        with whole_file(Path(path)) as file:
             torch.save(checkpoint, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(draft, path)
-        _sync_folder(path.parent)
 
     def load_checkpoint(self, path, map_location=None, weights_only: bool | None = True) -> dict[str, Any]:
         return torch.load(path, map_location=map_location or "cpu", weights_only=True)
@@ -112,7 +104,7 @@ class RunCheckpoints(Checkpoint):
         self._saved = trainer.global_step
         if trainer.is_global_zero:
             # A writer that was killed left them.
-            for draft in self.folder.glob(f"*.ckpt{_DRAFT}"):
+            for draft in self.folder.glob(f"*.ckpt{DRAFT}"):
                 draft.unlink()
 
     def on_train_batch_end(self, trainer, module, outputs, packet, index):
@@ -162,11 +154,3 @@ def by_step(folder: Path) -> list[Path]:
 
 def _step(file: Path) -> int:
     return int(file.stem.removeprefix("step="))
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -14,7 +14,6 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
-from uuid import uuid4
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -22,6 +21,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
+from pam_kit.atomic_files import whole_file
 from pam_kit.contracts import PAD_POINT, PromptBatch, RegionBatch, RegionFeatures, VisionBackbone
 from pam_kit.errors import PamKitError, RecipeError
 from pam_kit.model import RegionVLM
@@ -109,11 +109,14 @@ class FeatureCache:
     def _wanted(self, backbone: VisionBackbone, batch: RegionBatch) -> list["_Wanted"]:
         if self._own_folder is None:
             self._own_folder = self.folder.expanduser() / _backbone_key(backbone, self.settings)[:24]
-        pictures = [_digest([image]) for image in batch.images]
+        kind = batch.images.device.type
+        # All that is hashed, at once: each copy from a device waits for all that it has been given to do.
+        images, image_index, prompts = batch.images.cpu(), batch.image_index.tolist(), batch.prompts.to("cpu")
+        pictures = [_digest([image]) for image in images]
         wanted = []
-        for row, image in enumerate(batch.image_index.tolist()):
-            prompt = _prompt_of(batch.prompts, row)
-            key = _region_key(pictures[image], prompt)
+        for row, image in enumerate(image_index):
+            prompt = _prompt_of(prompts, row)
+            key = _region_key(pictures[image], prompt, kind)
             # A picture that a batch holds twice is one picture.
             first = pictures.index(pictures[image])
             wanted.append(_Wanted(self._own_folder / key[:2] / f"{key}.safetensors", first, prompt))
@@ -122,7 +125,7 @@ class FeatureCache:
 
 @dataclass
 class _Wanted:
-    """One region of a batch: where it is kept, which picture it is in, and its prompt."""
+    """One region of a batch: where it is kept, which picture it is in, and its prompt, on the CPU."""
 
     path: Path
     image: int
@@ -136,7 +139,7 @@ def _computed(backbone: VisionBackbone, images: Tensor, missing: list[_Wanted]) 
         for one in missing:
             if one.image == image:
                 first = torch.zeros(1, dtype=torch.long, device=images.device)
-                yield one.path, _unpadded(backbone.segment(encoded, first, one.prompt))
+                yield one.path, _unpadded(backbone.segment(encoded, first, one.prompt.to(images.device)))
 
 
 def default_folder() -> Path:
@@ -158,8 +161,8 @@ def _backbone_key(backbone: nn.Module, settings: str) -> str:
     return digest.hexdigest()
 
 
-def _region_key(picture: str, prompt: PromptBatch) -> str:
-    kind = prompt.points.device.type
+def _region_key(picture: str, prompt: PromptBatch, kind: str) -> str:
+    """``kind``: of the device that computes."""
     autocast = str(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else "none"
     tensors = [prompt.points, prompt.labels, prompt.masks, prompt.has_mask]
     return hashlib.sha256(" ".join([picture, kind, autocast, _digest(tensors)]).encode()).hexdigest()
@@ -190,7 +193,7 @@ def _bytes(tensor: Tensor) -> memoryview:
 
 def _prompt_of(prompts: PromptBatch, row: int) -> PromptBatch:
     """One prompt by itself, without padded points."""
-    one = prompts.of_rows(torch.tensor([row], device=prompts.labels.device))
+    one = prompts.of_rows(torch.tensor([row]))
     given = one.labels[0] != PAD_POINT
     return PromptBatch(one.points[:, given], one.labels[:, given], one.masks, one.has_mask)
 
@@ -239,18 +242,15 @@ def _read(path: Path) -> Kept | None:
 
 
 def _write(path: Path, kept: Kept) -> None:
-    """Under another name first: whoever looks for the file finds it whole or not at all."""
+    """Whoever looks for the file finds it whole or not at all. The disk is not waited for: what a power cut damages is
+    found out by its checksum."""
     # Copies, since a file's tensors may not share memory.
     tensors = {name: tensor.cpu().clone(memory_format=torch.contiguous_format) for name, tensor in kept.items()}
     content = save(tensors, {"crc32": _checksum(kept)})
-    unfinished = path.with_name(f"{path.stem}-{uuid4().hex}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished.write_bytes(content)
-        unfinished.replace(path)
+        with whole_file(path, unique=True, sync=False) as file:
+            file.write(content)
     except OSError as error:
-        with suppress(OSError):  # the first error is the one to tell
-            unfinished.unlink()
         raise PamKitError(
             f"features cannot be kept in {path.parent}: {error}. Make room, give another folder "
             "(data.cache_folder=/folder) or do without (data.cache_features=false)"

@@ -15,13 +15,13 @@ from pam_kit.data.mixture import Mixture
 from pam_kit.errors import RecipeError
 from pam_kit.model import RegionVLM
 from pam_kit.recipe import resolved_yaml
-from pam_kit.sections import Recipe
+from pam_kit.sections import Recipe, TrainSection
 from pam_kit.training.checkpointing import AtomicCheckpointIO, DataPosition, RunCheckpoints, RunFacts
 from pam_kit.training.loading import step_batches, training_sets
 from pam_kit.training.loggers import make_loggers
 from pam_kit.training.module import RegionTrainer
 from pam_kit.training.previews import Previews
-from pam_kit.training.processes import decided_by_first, is_first_process, refuse_lonely_nodes
+from pam_kit.training.processes import decided_by_first, is_first_process, refuse_lonely_nodes, said_once
 from pam_kit.training.progress import TrainingBar, hush
 from pam_kit.training.resume import ResumePoint, find_resume_point, refuse_another_length, refuse_another_model
 from pam_kit.training.run_folder import (
@@ -45,6 +45,7 @@ def fit(recipe: Recipe, root: Path, resume: bool = False, say=print) -> Path:
         resume: go on with the newest run of that name from its last checkpoint.
     """
     hush()
+    say = said_once(say)
     refuse_lonely_nodes(recipe.train)
     lightning.seed_everything(recipe.seed, workers=True, verbose=False)
     if recipe.train.num_threads:
@@ -72,6 +73,8 @@ def fit(recipe: Recipe, root: Path, resume: bool = False, say=print) -> Path:
         if task.features is not None:
             say(task.features.report())
     save_model(folder, model, recipe, facts.left_out, write=trainer.is_global_zero)
+    # Whoever returns may read the model.
+    trainer.strategy.barrier()
     return folder
 
 
@@ -111,7 +114,7 @@ def _introduce(folder: Path, task: RegionTrainer, point: ResumePoint | None, say
         save_tokenizer(folder, task.model.decoder)
         names = parameter_lines(task.model)
         (folder / "parameters.txt").write_text("\n".join([*table, "", *names]), encoding="utf-8")
-    say("\n".join([*table, f"{task.max_steps} steps of {recipe.train.global_batch_size} pictures -> {folder}"]))
+    say("\n".join([*table, f"{task.max_steps} steps of {recipe.train.global_batch_size} samples -> {folder}"]))
 
 
 def planned_steps(recipe: Recipe, dataset_length: int) -> int:
@@ -159,7 +162,7 @@ def _trainer(
         devices=section.devices,
         num_nodes=section.num_nodes,
         strategy=make_strategy(section),
-        precision=_precision(section.precision),
+        precision=_precision(section),
         max_steps=facts.max_steps,
         max_epochs=1,
         gradient_clip_val=section.gradient_clip or None,
@@ -183,7 +186,8 @@ def _trainer(
     return trainer
 
 
-def _precision(name: str) -> str:
-    if name != "auto":
-        return name
-    return "bf16-mixed" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "32-true"
+def _precision(section: TrainSection) -> str:
+    if section.precision != "auto":
+        return section.precision
+    on_gpu = section.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
+    return "bf16-mixed" if on_gpu and torch.cuda.is_bf16_supported() else "32-true"

@@ -34,6 +34,11 @@ def is_first_process() -> bool:
     return (launcher.global_rank() if launcher else rank_zero_only.rank) == 0
 
 
+def said_once(say: Callable[[str], None]) -> Callable[[str], None]:
+    """``say`` in the first process of a run; in the others, what says nothing."""
+    return say if is_first_process() else lambda _text: None
+
+
 def refuse_lonely_nodes(section: TrainSection) -> None:
     """RecipeError where several machines are asked for, but nothing started a process on each of them."""
     if section.num_nodes > 1 and _launcher() is None:

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from pam_kit.atomic_files import write_json
 from pam_kit.contracts import Decoder
 from pam_kit.errors import CheckpointError
 from pam_kit.recipe import resolved_yaml
@@ -47,13 +48,28 @@ def new_run_folder(root: Path, name: str) -> Path:
 
 def newest_run_folder(root: Path, name: str) -> Path:
     """The latest run of that name that has something to resume."""
+    runs = {run: last_checkpoint_time(run) for run in runs_of(root, name)}
+    newest = max(runs, key=runs.__getitem__, default=None)
+    if newest is None or not runs[newest]:
+        raise CheckpointError(f"nothing to resume: no run of {name} under {root} has a checkpoint")
+    return newest
+
+
+def runs_of(root: Path, name: str) -> list[Path]:
+    """The folders that ``new_run_folder`` has made for just that name, in no order."""
     first = root / name
     numbered = re.compile(rf"{re.escape(first.name)}(-\d+)?")
-    files = first.parent.glob("*/checkpoints/*.ckpt")
-    runs = {file.parents[1] for file in files if numbered.fullmatch(file.parents[1].name)}
-    if not runs:
-        raise CheckpointError(f"nothing to resume: no run of {name} under {root} has a checkpoint")
-    return max(runs, key=lambda path: path.stat().st_mtime)
+    if not first.parent.is_dir():
+        return []
+    return [path for path in first.parent.iterdir() if path.is_dir() and numbered.fullmatch(path.name)]
+
+
+def last_checkpoint_time(run: Path) -> int:
+    """When the newest checkpoint of a run was written, in nanoseconds; 0 where it has none.
+
+    A folder's own time says less: an evaluation, too, leaves its results there.
+    """
+    return max((file.stat().st_mtime_ns for file in (run / "checkpoints").glob("*.ckpt")), default=0)
 
 
 def log_name(folder: Path) -> str:
@@ -66,7 +82,7 @@ def write_provenance(folder: Path, recipe: Recipe) -> None:
     """The resolved recipe, and provenance.json: package versions, git commit, seed, command and machine."""
     (folder / "recipe.yaml").write_text(resolved_yaml(recipe), encoding="utf-8")
     record = {"recipe": recipe.source, "seed": recipe.seed, **_start(recipe), "resumed": []}
-    _write_json(folder / _PROVENANCE, record)
+    write_json(folder / _PROVENANCE, record)
 
 
 def add_resumption(folder: Path, recipe: Recipe, checkpoint: Path) -> None:
@@ -74,7 +90,7 @@ def add_resumption(folder: Path, recipe: Recipe, checkpoint: Path) -> None:
     file = folder / _PROVENANCE
     record = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     record.setdefault("resumed", []).append({"checkpoint": checkpoint.name, **_start(recipe)})
-    _write_json(file, record)
+    write_json(file, record)
 
 
 def tokenizer_folder(folder: Path) -> Path:
@@ -102,13 +118,6 @@ def _start(recipe: Recipe) -> dict:
         "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
         "packages": {name: _version(name) for name in PACKAGES},
     }
-
-
-def _write_json(file: Path, record: dict) -> None:
-    """Whole or not at all: a run may be killed while it writes."""
-    draft = file.with_name(f"{file.name}.part")
-    draft.write_text(json.dumps(record, indent=1, ensure_ascii=False), encoding="utf-8")
-    draft.replace(file)
 
 
 def parts_table(parts: list[PartReport]) -> list[str]:
