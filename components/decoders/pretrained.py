@@ -19,25 +19,25 @@ _WEIGHT_FILES = (
 
 
 def random_model(config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
-    return AutoModelForCausalLM.from_config(config, dtype=dtype)
+    return AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False)
 
 
 def pretrained_model(path: str, sizes: dict[str, int | None], dtype: torch.dtype, **options) -> PreTrainedModel:
     """The model of a folder or hub name, checked against ``sizes``; ``options`` go to from_pretrained."""
     try:
-        config = AutoConfig.from_pretrained(path)
+        config = AutoConfig.from_pretrained(path, trust_remote_code=False)
         _check_sizes(path, config, sizes)
-        return AutoModelForCausalLM.from_pretrained(path, dtype=dtype, **options)
+        return AutoModelForCausalLM.from_pretrained(path, dtype=dtype, trust_remote_code=False, **options)
     except (OSError, ValueError) as error:
-        raise _unreachable(path) from error
+        raise _own_code(path, "config.json", error) or _unreachable(path) from error
 
 
 def pretrained_config(path: str, sizes: dict[str, int | None]) -> PreTrainedConfig:
     """The configuration of a folder or hub name, checked against ``sizes``."""
     try:
-        config = AutoConfig.from_pretrained(path)
+        config = AutoConfig.from_pretrained(path, trust_remote_code=False)
     except (OSError, ValueError) as error:
-        raise _unreachable(path) from error
+        raise _own_code(path, "config.json", error) or _unreachable(path) from error
     _check_sizes(path, config, sizes)
     return config
 
@@ -75,12 +75,14 @@ def meaning(config: PreTrainedConfig) -> dict:
 
 
 def read_tokenizer(path: str):
+    """The tokenizer of a folder or hub name; CheckpointError where it cannot be read or needs code of its own."""
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path)
+        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
         # Where the files are missing, transformers may make up a tokenizer that knows no word.
         works = tokenizer.decode(tokenizer("a").input_ids, skip_special_tokens=True).strip() == "a"
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"cannot load a tokenizer from {path!r}: {error}") from error
+        unread = CheckpointError(f"cannot load a tokenizer from {path!r}: {error}")
+        raise _own_code(path, "tokenizer_config.json", error) or unread from error
     if not works:
         raise CheckpointError(f"cannot load a tokenizer from {path!r}: it lacks tokenizer.json; copy it there")
     return tokenizer
@@ -96,6 +98,21 @@ def _unreachable(path: str) -> CheckpointError:
     return CheckpointError(
         f"cannot load the decoder from {path!r}: it is neither a local folder with config.json and weights nor a "
         f"hub name that can be reached from here. Download it first and give the folder: decoder.path=/folder"
+    )
+
+
+def _own_code(path: str, name: str, error: Exception) -> CheckpointError | None:
+    """What to raise where transformers has refused to run code that comes with a model; None for any other ``error``.
+
+    Its own words advise to switch the refusal off.
+    """
+    if "trust_remote_code" not in str(error):
+        return None
+    file = _local_file(path, name)
+    named = f": {json.loads(file.read_text(encoding='utf-8')).get('auto_map')}" if file else ""
+    return CheckpointError(
+        f"{path!r} is refused: its {name} asks for code of its own (auto_map{named}), and no code that comes with a "
+        "model is ever run. Take a model that transformers knows by itself: decoder.path=/folder"
     )
 
 

@@ -21,14 +21,12 @@ class Sequences:
     """Q sequences of at most L positions.
 
     ``embeddings`` (Q, L, D), zero in the padding; ``labels`` (Q, L) long, NO_LABEL where nothing is learned;
-    ``attention_mask`` (Q, L) bool, False in the padding; ``position_ids`` (Q, L) long, counted from the first real
-    position of each row, 0 in the padding.
+    ``attention_mask`` (Q, L) bool, False in the padding. Language models count positions themselves, by columns.
     """
 
     embeddings: Tensor
     labels: Tensor
     attention_mask: Tensor
-    position_ids: Tensor
 
 
 def assemble(
@@ -80,7 +78,6 @@ def assemble(
         F.embedding(index.to(device), table, padding_idx=nothing),
         labels.to(device),
         mask.to(device),
-        ((mask.cumsum(1) - 1) * mask).to(device),
     )
 
 
@@ -102,6 +99,19 @@ def _check_regions(texts: Sequence[TokenizedText], regions: Sequence[Sequence[in
 def prefix_lengths(prefix: Sequence[Tensor] | Tensor) -> list[int]:
     """How many positions each region takes."""
     return [len(region) for region in prefix]
+
+
+def num_supervised(text: TokenizedText, lengths: Sequence[int], max_positions: int | None = None) -> int:
+    """How many labels of a text are predicted once its regions, of so many positions each, stand in it.
+
+    Nothing comes before the first position that it could be told from, and what is behind ``max_positions`` is cut.
+    """
+    is_word = text.ids != REGION_ID
+    sizes = torch.ones_like(text.ids)
+    sizes[~is_word] = torch.tensor(lengths, dtype=torch.long)
+    place = sizes.cumsum(0) - sizes
+    learned = is_word & (text.labels != NO_LABEL) & (place > 0)
+    return int((learned if max_positions is None else learned & (place < max_positions)).sum())
 
 
 def like_lengths(lengths: Sequence[int]) -> list[list[int]]:

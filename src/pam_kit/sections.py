@@ -49,11 +49,11 @@ class DataSection:
     languages: dict[str, float] = field(default_factory=lambda: {"en": 1.0, "zh": 1.0})
     # how a region without a prompt of its own is pointed at in training, with the share of each way
     prompts: dict[str, float] = field(default_factory=lambda: {"box": 0.6, "point": 0.3, "mask": 0.1})
-    # at most this many regions of a picture a step
+    # at most this many regions of a sample, a picture or a clip, a step
     regions_per_image: int = 4
     # at most this many questions about a region a step, of different tasks and languages
     questions_per_region: int = 1
-    # processes that read and draw pictures
+    # processes that read samples and draw their prompts and questions
     num_workers: int = 1
     # frames of a clip whose tokens are read; a shorter clip is read whole
     clip_frames: int = 16
@@ -74,7 +74,7 @@ class DataSection:
 class LossWeights:
     # next-token cross-entropy of the answers
     text: float = 1.0
-    # words of the answers read off the semantic tokens without the decoder (0 turns it off)
+    # words of the answers read off the semantic tokens without the decoder (0 turns it off); clips are left out of it
     alignment: float = 0.0
     # dice loss of the masks; mask losses are left out where the backbone is frozen
     dice: float = 1.0
@@ -107,9 +107,9 @@ class TrainSection:
     decoder_questions: int | None = None
     # tasks whose words the semantic tokens are aligned with; null: all. Long texts would drown the telling words
     alignment_tasks: list[str] | None = None
-    # pictures an optimiser step, over all devices; reached by gradient accumulation
+    # samples an optimiser step, over all devices; reached by gradient accumulation
     global_batch_size: int = 16
-    # pictures a device holds at once
+    # samples a device holds at once
     device_batch_size: int = 16
     gradient_clip: float = 1.0
     # auto: bf16 where the device has it, else 32-true; or a Lightning precision name

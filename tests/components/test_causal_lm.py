@@ -355,7 +355,20 @@ def test_the_number_of_supervised_tokens_is_known_beforehand(tmp_path, template,
         return
     made = with_template(decoder(template=template, supervision=supervision), tmp_path, template)
     questions = asked(regions=(0, 1, -1, 2, -1))
-    assert made.num_supervised_tokens(questions) == int(made(random_prefix(), questions).num_tokens)
+    assert made.num_supervised_tokens(questions, [PREFIX] * 3) == int(made(random_prefix(), questions).num_tokens)
+
+
+@pytest.mark.parametrize("limit", [None, 20, 35, 60])
+def test_what_is_cut_off_and_what_is_read_is_counted(limit):
+    """Regions of unlike lengths, of which some leave no room for an answer: against the labels and the mask."""
+    made, questions = decoder(max_positions=limit), asked(regions=(0, 1, -1, 2, -1))
+    prefix = [torch.randn(length, WIDTH) for length in (2, 7, 40)]
+    sequences, out = made.sequences(prefix, questions), made(prefix, questions)
+    supervised = int((sequences.labels[:, 1:] >= 0).sum())
+    assert made.num_supervised_tokens(questions, [2, 7, 40]) == supervised == int(out.num_tokens)
+    assert out.num_positions == int(sequences.attention_mask.sum())
+    whole = decoder().num_supervised_tokens(questions, [2, 7, 40])
+    assert supervised < whole if limit else supervised == whole
 
 
 def test_a_sequence_longer_than_the_model_is_refused_and_not_cut():

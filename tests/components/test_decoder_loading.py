@@ -1,13 +1,16 @@
 """Decoders that come from a folder or the hub, and all that can be wrong with one."""
 
+import json
 import shutil
+from contextlib import nullcontext
+from pathlib import Path
 
 import pytest
 import torch
 from transformers import AutoConfig
 
 from pam_kit.components.decoders.causal_lm import CausalLM
-from pam_kit.components.decoders.pretrained import weight_files
+from pam_kit.components.decoders.pretrained import read_tokenizer, weight_files
 from pam_kit.errors import CheckpointError
 from pam_kit.registry import specs
 from pam_kit.weights import without_pretrained_weights
@@ -48,6 +51,50 @@ def test_a_folder_that_lacks_a_file(pretrained_decoder, missing):
     (folder / missing).unlink()
     with pytest.raises(CheckpointError, match="cannot load (a tokenizer|the decoder) from"):
         CausalLM(str(folder))
+
+
+@pytest.fixture
+def with_own_code(pretrained_decoder, tmp_path, monkeypatch):
+    """``with_own_code(file, **changes)`` -> a decoder's folder of which ``file`` names a module that leaves a trace.
+
+    Whoever is asked whether to run it says yes.
+    """
+    monkeypatch.setattr("builtins.input", lambda *_: "y")
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+    trace = tmp_path / "trace"
+
+    def build(name: str, **changes) -> str:
+        _, folder = pretrained_decoder()
+        (folder / "theirs.py").write_text(f"open({str(trace)!r}, 'w').close()\nclass Theirs: pass\n")
+        changed = json.loads((folder / name).read_text("utf-8")) | changes
+        (folder / name).write_text(json.dumps(changed), encoding="utf-8")
+        return str(folder)
+
+    yield build
+    assert not trace.exists()
+
+
+OWN_MODEL = {"AutoConfig": "theirs.Theirs", "AutoModelForCausalLM": "theirs.Theirs"}
+
+
+@pytest.mark.parametrize("read", [nullcontext, without_pretrained_weights])
+def test_a_model_that_brings_its_own_code_is_refused(with_own_code, read):
+    folder = with_own_code("config.json", model_type="theirs", auto_map=OWN_MODEL)
+    with pytest.raises(CheckpointError, match="is refused: its config.json asks .*theirs.Theirs.*is ever run"):
+        with read():
+            CausalLM(folder)
+
+
+def test_a_known_model_is_read_without_the_code_beside_it(with_own_code):
+    assert CausalLM(with_own_code("config.json", auto_map=OWN_MODEL)).embed_dim == 32
+
+
+def test_a_tokenizer_that_brings_its_own_code_is_refused(with_own_code):
+    own = {"AutoTokenizer": ["theirs.Theirs", None]}
+    folder = with_own_code("tokenizer_config.json", tokenizer_class="Theirs", auto_map=own)
+    Path(folder, "config.json").unlink()
+    with pytest.raises(CheckpointError, match="decoder' is refused: its tokenizer_config.json asks .*theirs.Theirs"):
+        read_tokenizer(folder)
 
 
 def test_a_tokenizer_larger_than_the_embedding_is_refused(pretrained_decoder):

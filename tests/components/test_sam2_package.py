@@ -7,6 +7,8 @@ import torch
 import yaml
 from hydra.core.global_hydra import GlobalHydra
 from safetensors.torch import safe_open
+from sam2.modeling.position_encoding import PositionEmbeddingSine
+from sam2.modeling.sam.transformer import RoPEAttention
 
 from pam_kit.components.backbones.sam2 import Sam2
 from pam_kit.errors import RecipeError
@@ -21,6 +23,18 @@ def test_hydras_global_state_is_neither_needed_nor_set():
         assert not GlobalHydra.instance().is_initialized()
     finally:
         GlobalHydra.instance().hydra = state
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_nothing_is_put_on_a_gpu_while_the_model_is_built(monkeypatch, device):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    with torch.device(device):
+        made = Sam2("tiny", image_size=64).model
+    encodings = [module for module in made.modules() if isinstance(module, PositionEmbeddingSine)]
+    tables = [module.freqs_cis for module in made.modules() if isinstance(module, RoPEAttention)]
+    assert len(encodings) == 2 and not any(encoding.cache for encoding in encodings)
+    assert len(tables) == 8 and {table.device.type for table in tables} == {"cpu"}
+    assert {tensor.device.type for tensor in [*made.parameters(), *made.buffers()]} == {device}
 
 
 def test_overrides_reach_the_packages_configuration():

@@ -46,11 +46,10 @@ def test_rows_are_what_they_would_be_alone(side, limit):
         real = slice(0, len(labels)) if side == "right" else slice(longest - len(labels), longest)
         assert made.embeddings[row, real].tolist() == embeddings
         assert made.labels[row, real].tolist() == labels
-        assert made.position_ids[row, real].tolist() == list(range(len(labels)))
         padding = torch.ones(longest, dtype=torch.bool)
         padding[real] = False
         assert torch.equal(made.attention_mask[row], ~padding)
-        assert not made.embeddings[row, padding].any() and not made.position_ids[row, padding].any()
+        assert not made.embeddings[row, padding].any()
         assert (made.labels[row, padding] == NO_LABEL).all()
 
 

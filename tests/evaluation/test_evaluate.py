@@ -10,7 +10,7 @@ from pycocotools import mask as coco_mask
 from pam_kit.contracts import GeneratedText, Region, RegionPrompt, RegionSample
 from pam_kit.data.micro.dataset import MicroDataset
 from pam_kit.data.samples import write_jsonl
-from pam_kit.errors import PromptError
+from pam_kit.errors import PromptError, RecipeError
 from pam_kit.evaluation.evaluate import evaluate
 from pam_kit.inference.result import RegionPrediction
 from pam_kit.sections import ComponentChoice, EvaluateSection, SplitChoice
@@ -156,6 +156,19 @@ def test_a_prompt_that_cannot_be_made_names_the_region(tmp_path):
     section = EvaluateSection(splits={"val": split(dataset=choice, prompts=["point"])})
     with pytest.raises(PromptError, match="val.jsonl:1: region cup-7 has no mask, so no point can be drawn from it"):
         evaluate(Oracle([bare]), section, tmp_path / "out")
+
+
+def test_clips_are_refused_before_anything_is_computed(tmp_path):
+    oracle, clips = Oracle(samples()), ComponentChoice("clips", {"path": str(tmp_path / "nowhere.jsonl")})
+    streaming = ComponentChoice("pam_streaming", {"path": str(tmp_path / "nowhere.jsonl")})
+    splits = {"good": split(limit=1), "walks": split(dataset=clips), "streams": split(dataset=streaming)}
+    with pytest.raises(RecipeError) as caught:
+        evaluate(oracle, EvaluateSection(splits=splits), tmp_path / "out")
+    assert caught.value.problems == [
+        "evaluate.splits.walks: the dataset clips has clips; evaluation reads pictures",
+        "evaluate.splits.streams: the dataset pam_streaming has clips; evaluation reads pictures",
+    ]
+    assert oracle.asked == [] and not (tmp_path / "out").exists()
 
 
 def test_progress_wraps_the_batches(tmp_path):

@@ -1,7 +1,7 @@
 """What flows through a model: batches, features, tokens, texts. Tensors of a record move together."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
@@ -12,12 +12,21 @@ class TensorRecord:
     """A dataclass whose tensors move together."""
 
     def to(self, device: torch.device | str):
-        def move(value):
-            if isinstance(value, list | tuple):
-                return type(value)(move(item) for item in value)
-            return value.to(device) if isinstance(value, Tensor | TensorRecord) else value
+        return self._changed(lambda tensor: tensor.to(device))
 
-        return type(self)(**{f.name: move(getattr(self, f.name)) for f in fields(self)})
+    def out_of_shared_memory(self):
+        """The same, with no tensor that another process can see; each of those holds a file open."""
+        return self._changed(lambda tensor: tensor.clone() if tensor.is_shared() else tensor)
+
+    def _changed(self, change: Callable[[Tensor], Tensor]):
+        def changed(value):
+            if isinstance(value, list | tuple):
+                return type(value)(changed(item) for item in value)
+            if isinstance(value, TensorRecord):
+                return value._changed(change)
+            return change(value) if isinstance(value, Tensor) else value
+
+        return type(self)(**{f.name: changed(getattr(self, f.name)) for f in fields(self)})
 
 
 @dataclass
@@ -58,12 +67,12 @@ class Questions(TensorRecord):
         return len(self.questions)
 
     def first_of_each_region(self, count: int) -> "Questions":
-        """At most ``count`` questions about each region, in their order."""
+        """At most ``count`` questions about each region, in their order, and all about none."""
         seen: dict[int, int] = {}
         chosen = []
         for i, region in enumerate(self.region_index.tolist()):
             seen[region] = seen.get(region, 0) + 1
-            if seen[region] <= count:
+            if region < 0 or seen[region] <= count:
                 chosen.append(i)
         return self._chosen(chosen)
 
@@ -114,6 +123,14 @@ class ClipBatch(TensorRecord):
 
     def __len__(self) -> int:
         return len(self.clip_index)
+
+    def to(self, device: torch.device | str) -> "ClipBatch":
+        """All but ``frames`` on ``device``; these stay where they are, and ``VisionBackbone.track`` moves one by one.
+
+        A clip that is tracked through has many more frames than are ever looked at together.
+        """
+        rest = TensorRecord.to(replace(self, frames=[]), device)
+        return replace(rest, frames=self.frames)
 
 
 @dataclass
@@ -174,11 +191,13 @@ class ProjectedTokens(TensorRecord):
 @dataclass
 class TextLoss(TensorRecord):
     """Decoder output in training: ``loss`` () the mean over supervised tokens; ``per_question`` (Q,) the mean negative
-    log-likelihood of each answer; ``num_tokens`` () the number of supervised tokens."""
+    log-likelihood of each answer; ``num_tokens`` () the number of supervised tokens; ``num_positions`` the number of
+    positions that were read, padding left out."""
 
     loss: Tensor
     per_question: Tensor
     num_tokens: Tensor
+    num_positions: int
 
 
 @dataclass

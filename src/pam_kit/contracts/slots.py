@@ -88,9 +88,9 @@ class Projector(nn.Module, ABC):
 class Decoder(nn.Module, ABC):
     """A language model that reads a region's embeddings in the place of words. Owns its tokenizer and chat format.
 
-    ``embed_dim`` is D, ``vocabulary_size`` the number of its words; ``weight_files`` are the files its weights were read
-    from, none where they are random. With ``one_pass``, which is set where layers are sharded, ``forward`` visits each
-    layer exactly once: devices gather a layer together, so all of them must come by equally often.
+    ``embed_dim`` is D, ``vocabulary_size`` the number of its words; ``weight_files`` are the files its weights were
+    read from, none where they are random. With ``one_pass``, which is set where layers are sharded, ``forward`` visits
+    each layer exactly once: devices gather a layer together, so all of them must come by equally often.
     """
 
     embed_dim: int
@@ -103,8 +103,11 @@ class Decoder(nn.Module, ABC):
         """``prefix``: the embeddings of R regions, (L, D) each; L may differ. Loss on answers; questions need them."""
 
     @abstractmethod
-    def num_supervised_tokens(self, questions: Questions) -> int:
-        """Over how many tokens ``forward`` takes its mean for these questions; known before anything is computed."""
+    def num_supervised_tokens(self, questions: Questions, lengths: Sequence[int]) -> int:
+        """Over how many tokens ``forward`` takes its mean for these questions; known before anything is computed.
+
+        ``lengths``: how many embeddings each of the R regions will have.
+        """
 
     @abstractmethod
     def layers(self) -> list[nn.Module]:

@@ -8,7 +8,8 @@ from pathlib import Path
 from pam_kit.contracts import RegionPrompt, RegionSample
 from pam_kit.data.broken import BrokenLedger
 from pam_kit.data.prompting import exact_prompt
-from pam_kit.errors import BrokenSample, PromptError
+from pam_kit.data.schema import has_clips
+from pam_kit.errors import BrokenSample, PromptError, RecipeError
 from pam_kit.evaluation.gallery import Gallery
 from pam_kit.evaluation.scores import SplitScores
 from pam_kit.inference.predictor import RegionPredictor
@@ -25,7 +26,10 @@ def evaluate(
     """Score every split under every kind of prompt; writes scores.json, scores.md and predictions/ into ``folder``.
 
     ``progress(iterable, total=..., desc=...)`` wraps the loop over pictures, for example tqdm.
+
+    Raises RecipeError, before anything is computed, for splits whose datasets hold clips.
     """
+    _refuse_clips(section)
     folder.mkdir(parents=True, exist_ok=True)
     table: Table = {}
     for name, split in section.splits.items():
@@ -36,6 +40,16 @@ def evaluate(
     (folder / "scores.json").write_text(_json(table), encoding="utf-8")
     (folder / "scores.md").write_text("\n".join(markdown(table)) + "\n", encoding="utf-8")
     return table
+
+
+def _refuse_clips(section: EvaluateSection) -> None:
+    problems = [
+        f"evaluate.splits.{name}: the dataset {split.dataset.name} has clips; evaluation reads pictures"
+        for name, split in section.splits.items()
+        if has_clips(find("dataset", split.dataset.name).load())
+    ]
+    if problems:
+        raise RecipeError(problems)
 
 
 def _evaluate_split(predictor, section, split, dataset, kind, folder, row, progress) -> dict[str, dict[str, float]]:

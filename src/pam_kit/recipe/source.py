@@ -1,6 +1,6 @@
 """Where a recipe comes from: files found and read, with all that they extend, and the command line. Torch-free.
 
-What is read here is not yet checked: ``recipe_check`` does that.
+What is read here is not yet checked: ``pam_kit.recipe.check`` does that.
 """
 
 from dataclasses import replace

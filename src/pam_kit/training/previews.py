@@ -18,6 +18,7 @@ from torch import nn
 from pam_kit.contracts import Region, RegionPrompt, RegionSample
 from pam_kit.data.mixture import Mixture
 from pam_kit.data.prompting import exact_prompt
+from pam_kit.data.schema import has_clips
 from pam_kit.errors import BrokenSample, PamKitError, PromptError
 from pam_kit.inference.overlay import TILE_SIDE, TILE_TEXT, draw_contact_sheet, draw_task_example
 from pam_kit.inference.panel import Entry, draw_panel
@@ -143,7 +144,7 @@ def shown_regions(mixture: Mixture, section: DataSection, seed: int, count: int 
     Raises PamKitError where none of the pictures that were tried has such a region, or all sets are of clips.
     """
     rng = np.random.default_rng([seed, 5])
-    sets = [dataset for dataset in mixture.sets if not getattr(dataset, "clips", False)]
+    sets = [dataset for dataset in mixture.sets if not has_clips(dataset)]
     found: list[Shown] = []
     tried: set[tuple[int, int]] = set()
     for _ in range(count * _TRIES if sets else 0):

@@ -1,5 +1,7 @@
 """The decoder that a released configuration describes, and what it says of sequences."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch.nn.functional as F
@@ -30,6 +32,19 @@ def build_decoder(config: dict[str, Any], file: GoldenFile) -> Decoder:
 def logits_of(decoder: Decoder, embeddings: Tensor, attention_mask: Tensor) -> Tensor:
     """(B, L, D) and (B, L) -> (B, L, V)."""
     return decoder.lm(inputs_embeds=embeddings, attention_mask=attention_mask.long(), use_cache=False).logits
+
+
+@contextmanager
+def recorded_positions(decoder: Decoder) -> Iterator[list[Tensor]]:
+    """The positions (B, L), or (1, L) for all rows alike, that rotary encoding counts in each pass meanwhile."""
+    found: list[Tensor] = []
+    handle = decoder.lm.model.rotary_emb.register_forward_pre_hook(
+        lambda _module, inputs, named: found.append(named.get("position_ids", inputs[-1])), with_kwargs=True
+    )
+    try:
+        yield found
+    finally:
+        handle.remove()
 
 
 def mean_loss(logits: Tensor, labels: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 import yaml
 from torch import Tensor
 
+from pam_kit.components.backbones.sam_decoding import stability_score
 from pam_kit.contracts import ImageFeatures, PromptBatch, RegionFeatures, RegionPrompt, VisionBackbone
 from pam_kit.data.prepare import Geometry
 from pam_kit.registry import find
@@ -19,7 +20,6 @@ from pam_kit.training.parity.weights import fill
 
 # Which mask decoder output is a mask token: ahead of them stand the object-score and the IoU token.
 _MASK_TOKENS = slice(2, 6)
-STABILITY_DELTA = 0.05
 _COLUMNS_KEPT = 40
 # Mask logits are products of tokens and pixels, both of them 2e-6 off: 1.1e-5 was seen on one thread instead of two.
 MASK_LOGITS_TOLERANCE = 3e-5
@@ -44,12 +44,6 @@ def filled_sam2(file: GoldenFile) -> tuple[VisionBackbone, list[Comparison]]:
     """The file's SAM 2 with the formula's weights."""
     backbone = build_sam2(file.about.get("config", _DEFAULT_CONFIG), file.said("overrides"))
     return backbone, fill({"backbone": backbone}, file, f"{VISION_TOWER}.")
-
-
-def stability_score(mask_logits: Tensor) -> Tensor:
-    """(R, H, W) -> (R,): the pixels above +0.05 as a share of those above -0.05; 1 where there is none."""
-    inner, outer = ((mask_logits > delta).flatten(1).sum(1) for delta in (STABILITY_DELTA, -STABILITY_DELTA))
-    return torch.where(outer > 0, inner / outer.clamp_min(1), torch.ones(len(outer)))
 
 
 def full_size(mask_logits: Tensor, height: int, width: int) -> Tensor:

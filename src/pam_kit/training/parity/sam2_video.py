@@ -4,12 +4,13 @@ from collections.abc import Sequence
 
 import torch
 
+from pam_kit.components.backbones.sam_decoding import STABILITY_DELTA, stability_score
 from pam_kit.contracts import RegionFeatures
 from pam_kit.data.prepare import Geometry
 from pam_kit.training.parity.golden_file import GoldenFile
 from pam_kit.training.parity.prompts import prompted_picture, region_prompt
 from pam_kit.training.parity.report import TOLERANCE, Comparison, close
-from pam_kit.training.parity.sam2 import STABILITY_DELTA, filled_sam2, full_size, stability_score
+from pam_kit.training.parity.sam2 import filled_sam2, full_size
 
 # The memory of the first frame is rounded to bfloat16. Differences of 1e-6 in it put a few of its 16384 numbers on the
 # other side of a rounding border, which moves them by 0.4 %: 1.3e-4 was seen in later frames between one thread and

@@ -25,7 +25,13 @@ from pam_kit.registry import find
 from pam_kit.released.names import released_name
 from pam_kit.training.parity.formula import formula_input
 from pam_kit.training.parity.golden_file import GoldenFile
-from pam_kit.training.parity.language import LOGITS_TOLERANCE, build_decoder, logits_of, mean_loss
+from pam_kit.training.parity.language import (
+    LOGITS_TOLERANCE,
+    build_decoder,
+    logits_of,
+    mean_loss,
+    recorded_positions,
+)
 from pam_kit.training.parity.perceiver import region_features
 from pam_kit.training.parity.report import Comparison, close, exact
 from pam_kit.training.parity.text import Conversation
@@ -75,9 +81,11 @@ def check_sequence(file: GoldenFile) -> list[Comparison]:
         regions, words = _regions(texts, len(prefixes)), decoder.lm.get_input_embeddings()
         side = config.get("tokenizer_padding_side", "right")
         sequences = assemble(words, texts, regions, prefixes, side, decoder.max_positions)
-        logits = logits_of(decoder, sequences.embeddings, sequences.attention_mask)
+        with recorded_positions(decoder) as positions:
+            logits = logits_of(decoder, sequences.embeddings, sequences.attention_mask)
         loss = mean_loss(_with_golden_padding(file, logits, sequences), sequences.labels)
         found += [*_compared_sequences(file, sequences), *_compared_logits(file, logits, sequences)]
+        found.append(_compared_positions(file, positions[0], sequences.attention_mask))
         found.append(close("loss", loss, file.tensor("loss")))
         questions = plain_questions(conversations, regions)
         if questions is not None and side == "right":
@@ -160,8 +168,18 @@ def _compared_sequences(file: GoldenFile, sequences: Sequences) -> list[Comparis
         close("inputs_embeds", sequences.embeddings, file.tensor("inputs_embeds")),
         exact("labels", sequences.labels, file.tensor("labels")),
         exact("attention_mask", sequences.attention_mask.to(torch.uint8), file.tensor("attention_mask")),
-        exact("position_ids_internal", sequences.position_ids, file.tensor("position_ids_internal")),
     ]
+
+
+def _compared_positions(file: GoldenFile, positions: Tensor, mask: Tensor) -> Comparison:
+    """What the language model counts, against what the released code works out and then leaves to its model as well.
+
+    Models count columns. The released numbers begin with 0 at the first real position of a row, which is the same for
+    rotary encoding: it sees differences alone.
+    """
+    positions = positions.expand(mask.shape)
+    first = positions.gather(1, mask.long().argmax(1, keepdim=True))
+    return exact("position_ids_internal", (positions - first) * mask, file.tensor("position_ids_internal"))
 
 
 def _compared_logits(file: GoldenFile, logits: Tensor, sequences: Sequences) -> list[Comparison]:

@@ -29,7 +29,7 @@ Conversation = Sequence[Mapping[str, str]]
 def check_conversations(file: GoldenFile) -> list[Comparison]:
     """Ids, labels and texts of conversations in training, and of their first question in inference."""
     with tokenizer_folder(file) as folder:
-        tokenizer = AutoTokenizer.from_pretrained(folder)
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     said = file.json
     found = [
         exact("system_message", SYSTEM_MESSAGE, said["system_message"]),
