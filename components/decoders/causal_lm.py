@@ -21,7 +21,7 @@ from pam_kit.components.decoders.pretrained import (
     weight_files,
 )
 from pam_kit.components.decoders.quantised import leave_base_out_of_state, loading_options
-from pam_kit.components.decoders.sequence import Sequences, assemble, like_lengths, prefix_lengths
+from pam_kit.components.decoders.sequence import Sequences, assemble, like_lengths, num_supervised, prefix_lengths
 from pam_kit.components.decoders.text_losses import alignment_loss, prediction_losses
 from pam_kit.components.decoders.vocabulary import learn_tokenizer
 from pam_kit.contracts import Decoder, GeneratedText, Questions, TextLoss
@@ -231,7 +231,7 @@ class CausalLM(Decoder):
     def load_tokenizer(self, folder: str) -> None:
         config_folder = Path(folder, _CONFIG_FOLDER)
         if config_folder.is_dir():
-            self.follow_config(AutoConfig.from_pretrained(config_folder))
+            self.follow_config(AutoConfig.from_pretrained(config_folder, trust_remote_code=False))
         self._use_tokenizer(read_tokenizer(folder))
 
     def follow_config(self, config: PreTrainedConfig) -> None:
@@ -241,17 +241,22 @@ class CausalLM(Decoder):
                 raise CheckpointError("the weights of decoder.path are not those that this run was quantised from")
             self._adopt(random_model(config, self.lm.dtype).to(self.lm.device))
 
-    def num_supervised_tokens(self, questions: Questions) -> int:
-        # Nothing comes before the first token of a sequence that it could be told from.
-        return sum(int((text.labels[1:] != NO_LABEL).sum()) for text in self._examples(questions))
+    def num_supervised_tokens(self, questions: Questions, lengths: Sequence[int]) -> int:
+        return self._num_supervised(self._examples(questions), _regions(questions), lengths)
+
+    def _num_supervised(self, texts: list[TokenizedText], regions: list[list[int]], lengths: Sequence[int]) -> int:
+        inside = [[lengths[region] for region in about] for about in regions]
+        return sum(num_supervised(text, own, self.max_positions) for text, own in zip(texts, inside, strict=True))
 
     def forward(self, prefix: Sequence[Tensor] | Tensor, questions: Questions) -> TextLoss:
         texts, regions = self._examples(questions), _regions(questions)
         taken = prefix_lengths(prefix)
+        if self.max_positions and not self._num_supervised(texts, regions, taken):
+            raise PamKitError(f"decoder.max_positions={self.max_positions} cuts off all that could be learned")
         lengths = [len(t.ids) + sum(taken[r] - 1 for r in inside) for t, inside in zip(texts, regions, strict=True)]
+        lengths = [min(length, self.max_positions or length) for length in lengths]
         order: list[int] = []
         sums, counts = [], []
-        lengths = [min(length, self.max_positions or length) for length in lengths]
         for rows in [list(range(len(lengths)))] if self.one_pass else like_lengths(lengths):
             sequences = self._assemble([texts[i] for i in rows], [regions[i] for i in rows], prefix)
             group_sums, group_counts = prediction_losses(self.lm, sequences)
@@ -260,9 +265,7 @@ class CausalLM(Decoder):
             counts.append(group_counts)
         place = torch.tensor(order, device=sums[0].device).argsort()
         total, tokens = torch.cat(sums)[place], torch.cat(counts)[place]
-        if self.max_positions and not tokens.any():
-            raise PamKitError(f"decoder.max_positions={self.max_positions} cuts off all that could be learned")
-        return TextLoss(total.sum() / tokens.sum(), total / tokens.clamp_min(1), tokens.sum())
+        return TextLoss(total.sum() / tokens.sum(), total / tokens.clamp_min(1), tokens.sum(), sum(lengths))
 
     def sequences(
         self, prefix: Sequence[Tensor] | Tensor, questions: Questions, padding_side: Literal["left", "right"] = "right"

@@ -37,6 +37,13 @@ def chosen_schedule(options: argparse.Namespace) -> Schedule:
     return load_schedule(options.recipe, options.overrides)
 
 
+def positive(text: str) -> int:
+    """A type for whole numbers above 0."""
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
+    return int(text)
+
+
 def choices(allowed: Sequence[str]) -> Callable[[str], tuple[str, ...]]:
     """A type for comma-separated words out of ``allowed``."""
 

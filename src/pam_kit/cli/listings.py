@@ -33,10 +33,10 @@ def components(options: argparse.Namespace) -> None:
 
 def recipes(options: argparse.Namespace) -> None:
     """List the shipped recipes, or every key a recipe may have."""
-    from pam_kit.recipe import shipped_recipes, valid_keys
+    from pam_kit.recipe import FILE_KEYS, shipped_recipes, valid_keys
 
     if options.keys:
-        for key in valid_keys():
+        for key in (*FILE_KEYS, *valid_keys()):
             default = "required" if key.default is None else f"= {key.default}"
             print(f"{key.key}: {key.type} {default}" + (f"\n    {key.doc}" if key.doc else ""))
         return

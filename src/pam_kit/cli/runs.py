@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from pam_kit.cli.arguments import add_recipe, add_verb, chosen_recipe, chosen_schedule
+from pam_kit.cli.arguments import add_recipe, add_verb, chosen_recipe, chosen_schedule, positive
 from pam_kit.sections import Recipe
 
 RUN = "a run folder, for example runs/pam_tiny"
@@ -21,7 +21,7 @@ def add_verbs(verbs) -> None:
     parser.add_argument("--out", help="folder of scores and pictures (default RUN/evaluation/<recipe>)")
     parser = add_verb(verbs, "plan", plan, "parameters, tokens and memory of a recipe, without running it")
     add_recipe(parser)
-    parser.add_argument("--devices", type=int, default=1, help="devices the run is planned for (default 1)")
+    parser.add_argument("--devices", type=positive, default=1, help="devices the run is planned for (default 1)")
 
 
 def fit(options: argparse.Namespace) -> None:
@@ -51,7 +51,8 @@ def plan(options: argparse.Namespace) -> None:
     schedule = chosen_schedule(options)
     from pam_kit.training.plan import plan as make_plan
 
-    print("\n\n".join("\n".join(make_plan(stage, options.devices).lines) for stage in schedule.stages))
+    for number, stage in enumerate(schedule.stages):
+        print("\n".join(["", *make_plan(stage, options.devices).lines][number == 0 :]), flush=True)
 
 
 def _evaluate(recipe: Recipe, checkpoint: str, folder: Path) -> None:

@@ -80,6 +80,13 @@ class RecipeKey:
     doc: str
 
 
+# What may stand in a file only, beside the sections.
+FILE_KEYS = (
+    RecipeKey("extends", "str", "null", "a recipe, by file or shipped name, that this one changes"),
+    RecipeKey("schedule", "list", "null", "stages that run in a row: recipes, or tables of changes"),
+)
+
+
 def valid_keys() -> list[RecipeKey]:
     """Every key of a recipe in order, with type, default and meaning; for a component's arguments ask the registry."""
     return list(_keys(Recipe, ""))

@@ -21,6 +21,7 @@ from pam_kit.tasks import LANGUAGES, TASKS
 TRAINING_PROMPTS = ("box", "point", "mask")
 JOINING_PARTS = ("perceiver", "decoder")
 COMPILED_PARTS = ("perceiver", "projector", "decoder")
+PRECISIONS = ("auto", "32-true", "16-mixed", "bf16-mixed", "16-true", "bf16-true", "64-true")
 LOGGERS = ("csv", "tensorboard", "wandb")
 EVALUATION_PROMPTS = (*TRAINING_PROMPTS, "whole_image", "given")
 
@@ -80,6 +81,21 @@ def _leaves_something(value: dict[str, MixedIn]) -> _Findings:
         yield None, f"the shares sum to {total:g} and leave no step to data.train; they must sum to less than 1"
 
 
+def _one_of(kind: str, valid: Iterable[str]) -> _Rule:
+    valid = tuple(valid)
+
+    def rule(value: str) -> _Findings:
+        if value not in valid:
+            yield None, f"unknown {kind} {value!r}{suggest(value, valid, 'valid')}"
+
+    return rule
+
+
+def _devices(value: int | str) -> _Findings:
+    if value != "auto" and not (isinstance(value, int) and value > 0):
+        yield None, f"must be auto or a number of devices above 0, not {value!r}"
+
+
 def _two(value: list) -> _Findings:
     if len(value) != 2:
         yield None, f"must be two numbers, not {len(value)}"
@@ -120,6 +136,8 @@ _RULES: dict[type, dict[str, list[_Rule]]] = {
         **dict.fromkeys(("weight_decay", "gradient_clip"), [_not_negative]),
         **dict.fromkeys(("learning_rate", "max_steps", "epochs", "num_nodes", "num_threads"), [_positive]),
         "decoder_questions": [_positive],
+        "precision": [_one_of("precision", PRECISIONS)],
+        "devices": [_devices],
         "compile": [_names("part", COMPILED_PARTS)],
         "loggers": [_names("logger", LOGGERS)],
         "preview_every": [_positive],

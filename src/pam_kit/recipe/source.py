@@ -104,8 +104,8 @@ def read_override(text: str, problems: Problems) -> Marked | None:
     if not equals or not all(parts):
         problems.add(place, "", "expected key=value, for example train.learning_rate=1e-4")
         return None
-    if parts[0] == "extends":
-        problems.add(place, "extends", "can only stand in a file")
+    if parts[0] in ("extends", "schedule"):
+        problems.add(place, parts[0], "can only stand in a file")
         return None
     marked = read_yaml(value, lambda line: place, problems)
     if marked is None:

@@ -68,6 +68,8 @@ def fit(recipe: Recipe, root: Path, resume: bool = False, say=print) -> Path:
     task.strict_loading = False
     batches = step_batches(mixture, task, trainer, facts.position)
     trainer.fit(task, batches, ckpt_path=point and point.file, weights_only=True)
+    counts = torch.tensor([ledger.seen, ledger.num_broken], device=trainer.strategy.root_device)
+    ledger.seen, ledger.num_broken = (int(count) for count in trainer.strategy.reduce(counts, reduce_op="sum"))
     if trainer.is_global_zero:
         say(ledger.close())
         if task.features is not None:
@@ -131,8 +133,9 @@ def accumulation(recipe: Recipe, world_size: int) -> int:
     if section.global_batch_size % once:
         raise RecipeError(
             [
-                f"train.global_batch_size={section.global_batch_size} is no multiple of device_batch_size "
-                f"{section.device_batch_size} times {world_size} devices; change one of them"
+                f"{recipe.name}: train.global_batch_size={section.global_batch_size} is no multiple of "
+                f"device_batch_size {section.device_batch_size} times {world_size} devices; change one of them, for "
+                f"example train.global_batch_size={max(1, round(section.global_batch_size / once)) * once}"
             ]
         )
     return section.global_batch_size // once

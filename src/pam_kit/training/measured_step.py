@@ -99,8 +99,6 @@ def build_model(sizes: StepSizes) -> RegionVLM:
     perceiver = find("perceiver", "semantic_perceiver").build(**width)
     projector = find("projector", "pixel_shuffle_mlp").build(**width, output_dim=decoder.embed_dim)
     model = RegionVLM(backbone, perceiver, projector, decoder)
-    for parameter in model.clip_parameters():
-        parameter.requires_grad_(False)
     freeze_all_but(model, TRAINED)
     model.train()
     keep_frozen_parts_in_eval(model)

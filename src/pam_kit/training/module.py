@@ -43,12 +43,9 @@ class RegionTrainer(lightning.LightningModule):
     def __init__(self, recipe: Recipe, model: RegionVLM, max_steps: int, clips: bool = False):
         super().__init__()
         self.recipe, self.model, self.max_steps = recipe, model, max_steps
-        if not clips:
-            for parameter in model.clip_parameters():
-                parameter.requires_grad_(False)
-        self.parts = freeze_all_but(model, recipe.train.trainable)
+        self.parts = freeze_all_but(model, recipe.train.trainable, clips)
         self.features = FeatureCache.of(recipe, model)
-        self.facts: StepFacts | None = None
+        self.facts = StepFacts(0, 0, 0)
         self._tally = LossTally(tasks=TASKS)
         self._prepared = False
         # Lightning leaves the modes as it finds them.
@@ -70,20 +67,15 @@ class RegionTrainer(lightning.LightningModule):
         _refuse_unsupervised(batch)
         self.facts = StepFacts(_samples(batch), 0, 0)
         losses = self._losses(batch)
-        if not losses:
+        if "text" in losses:
+            self.facts = replace(self.facts, supervised_tokens=packet.own.text)
+        if _teaches_nothing(losses, packet):
             self._refuse_idleness()
-            return None
         shared = {name: loss * _share(packet.shares, name) for name, loss in losses.items()}
-        loss = weighted_sum(shared, self.recipe.train.loss)
-        if not torch.isfinite(loss):
-            raise PamKitError(
-                f"the loss is {loss.item()} at step {self.global_step}: "
-                + ", ".join(f"{name} {value.item():.4g}" for name, value in losses.items())
-                + ". Lower train.learning_rate or train.gradient_clip, or use train.precision=32-true"
-            )
-        self._tally.add(loss, shared)
+        loss = weighted_sum(shared, self.recipe.train.loss) if shared else None
+        self._tally.add({} if loss is None else {"loss": loss, **shared})
         if packet.last:
-            self._log_step()
+            self._end_step()
         return loss
 
     def counts(self, batch: Batch) -> Counts:
@@ -91,9 +83,14 @@ class RegionTrainer(lightning.LightningModule):
         asked = self._asked(batch.questions)
         return Counts(
             masks=int(batch.has_target.sum()),
-            alignment=len(self._told(batch)),
-            text=self.model.decoder.num_supervised_tokens(asked) if len(asked) else 0,
+            alignment=int((self._told(batch).region_index >= 0).sum()),
+            text=self.model.decoder.num_supervised_tokens(asked, self._prefix_lengths(batch)) if len(asked) else 0,
         )
+
+    def _prefix_lengths(self, batch: Batch) -> list[int]:
+        if isinstance(batch, ClipBatch):
+            return [self.model.prefix_length(len(batch.read[clip])) for clip in batch.clip_index.tolist()]
+        return [self.model.prefix_length()] * len(batch)
 
     def _losses(self, batch: Batch) -> dict[str, Tensor]:
         """Masks first, then the alignment of semantic tokens with words, then the decoder, as ``join_at`` says."""
@@ -103,9 +100,9 @@ class RegionTrainer(lightning.LightningModule):
         regions = self._segment(batch)
         losses = self._mask_losses([regions], batch)
         if len(batch.questions) and self._joined("perceiver"):
-            tokens, told = model.perceive(regions), self._told(batch)
-            if section.loss.alignment and tokens.semantic.shape[1] and len(told):
-                losses["alignment"] = model.decoder.align(tokens.semantic, told)
+            tokens = model.perceive(regions)
+            if section.loss.alignment and tokens.semantic.shape[1]:
+                losses["alignment"] = model.decoder.align(tokens.semantic, self._told(batch))
             if section.loss.text and self._joined("decoder"):
                 losses["text"] = self._text_loss(model.prefix(tokens), batch)
         return losses
@@ -136,9 +133,7 @@ class RegionTrainer(lightning.LightningModule):
     def _text_loss(self, prefix, batch: Batch) -> Tensor:
         asked = self._asked(batch.questions)
         text: TextLoss = self.model.decoder(prefix, asked)
-        supervised = int(text.num_tokens)
-        tokens = sum(len(prefix[region]) for region in asked.region_index.tolist() if region >= 0) + supervised
-        self.facts = StepFacts(_samples(batch), tokens, supervised)
+        self.facts = replace(self.facts, tokens=text.num_positions)
         self._tally.add_questions(text.per_question, asked.tasks)
         return text.loss
 
@@ -152,13 +147,25 @@ class RegionTrainer(lightning.LightningModule):
         told = [] if isinstance(batch, ClipBatch) else self.recipe.train.alignment_tasks or TASKS
         return batch.questions.of_tasks(told)
 
+    def _end_step(self) -> None:
+        if not self._tally.is_empty():
+            self._log_step()
+        self._tally.clear()
+
     def _log_step(self) -> None:
         """The step's loss, and its parts when it is time for a line in the log; all are means over the devices."""
-        self.log("loss", self._tally.loss(), prog_bar=True, sync_dist=True, batch_size=1)
+        own = self._tally.own()
+        # Asked once a step, since the answer waits for the device, and ahead of the optimiser.
+        if not torch.isfinite(own["loss"]):
+            raise PamKitError(
+                f"the loss is {own.pop('loss').item()} at step {self.global_step}: "
+                + ", ".join(f"{name} {value.item():.4g}" for name, value in own.items())
+                + ". Lower train.learning_rate or train.gradient_clip, or use train.precision=32-true"
+            )
+        self.log("loss", own["loss"], prog_bar=True, sync_dist=True, batch_size=1)
         if (self.global_step + 1) % self.recipe.train.log_every == 0:
             reduce = None if self._trainer is None else self.trainer.strategy.reduce
             self.log_dict(self._tally.means(reduce), batch_size=1)
-        self._tally.clear()
 
     def _refuse_idleness(self) -> None:
         if self._joined("perceiver") and self._joined("decoder"):
@@ -182,6 +189,12 @@ def _asking_for_show(batch: Batch) -> Batch:
     sharded layers) they have to do equally often. Its task is none, so that it is in no mean of the log either."""
     region = torch.tensor([0 if len(batch) else -1], device=batch.questions.region_index.device)
     return replace(batch, questions=Questions(region, ["?"], ["."], [""], [""]))
+
+
+def _teaches_nothing(losses: dict[str, Tensor], packet: Packet) -> bool:
+    """Whether the whole step has no loss, but for that of a question asked for show."""
+    silent = packet.asked_elsewhere and not packet.step.text
+    return not losses or (silent and losses.keys().isdisjoint(MASK_LOSSES))
 
 
 def _samples(batch: Batch) -> int:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
+from pam_kit.data.schema import has_clips
 from pam_kit.model import RegionVLM
 from pam_kit.registry import find
 from pam_kit.sections import DATASET_SLOT, Recipe
@@ -46,13 +47,10 @@ def plan(recipe: Recipe, devices: int = 1) -> Plan:
     with torch.device("meta"), without_pretrained_weights():
         model = RegionVLM.from_recipe(recipe)
     clips = _has_clips(recipe)
-    if not clips:
-        for parameter in model.clip_parameters():
-            parameter.requires_grad_(False)
-    parts = freeze_all_but(model, recipe.train.trainable)
-    frames = recipe.data.clip_frames if clips else 1
-    visual, semantic = model.tokens_per_region(frames)
-    positions = _positions(visual, semantic, frames if clips else 0)
+    parts = freeze_all_but(model, recipe.train.trainable, clips)
+    frames = recipe.data.clip_frames if clips else 0
+    visual, semantic = model.tokens_per_region(max(1, frames))
+    positions = model.prefix_length(frames)
     steps = accumulation(recipe, devices)
     total, trained = sum(report.total for report in parts), sum(report.trained for report in parts)
     memory = _memory(recipe, model, devices, positions)
@@ -61,7 +59,7 @@ def plan(recipe: Recipe, devices: int = 1) -> Plan:
         f"recipe      {recipe.name} ({recipe.source})",
         *parts_table(parts),
         "",
-        *_token_lines(model, frames if clips else 0),
+        *_token_lines(model, frames),
         f"image       {model.backbone.image_size} px, features {model.backbone.grid[0]}x{model.backbone.grid[1]}",
         f"batch       {section.global_batch_size} samples = {devices} devices x {section.device_batch_size}"
         f" x {steps} accumulation steps",
@@ -74,23 +72,17 @@ def plan(recipe: Recipe, devices: int = 1) -> Plan:
 
 def _has_clips(recipe: Recipe) -> bool:
     chosen = [recipe.data.train, *(mixed.dataset for mixed in recipe.data.mixed_in.values())]
-    return any(getattr(find(DATASET_SLOT, choice.name).load(), "clips", False) for choice in chosen)
-
-
-def _positions(visual: int, semantic: int, frames: int) -> int:
-    """With the newlines of an image (``frames`` 0) or of the frames of a clip."""
-    return visual + semantic + max(1, frames) * (1 + (semantic > 0)) + frames
+    return any(has_clips(find(DATASET_SLOT, choice.name).load()) for choice in chosen)
 
 
 def _token_lines(model: RegionVLM, frames: int) -> list[str]:
     visual, semantic = model.tokens_per_region()
-    total = _positions(visual, semantic, 0)
-    lines = [f"tokens      {visual} visual + {semantic} semantic a region ({total} positions with their newlines)"]
+    spent = f"{visual} visual + {semantic} semantic"
+    lines = [f"tokens      {spent} a region ({model.prefix_length()} positions with their newlines)"]
     if frames:
         visual, semantic = model.tokens_per_region(frames)
-        total = _positions(visual, semantic, frames)
         spent = f"{visual} visual + {semantic} semantic"
-        lines.append(f"            {spent} in a clip of {frames} frames ({total} positions)")
+        lines.append(f"            {spent} in a clip of {frames} frames ({model.prefix_length(frames)} positions)")
     return lines
 
 

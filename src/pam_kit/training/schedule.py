@@ -12,6 +12,7 @@ from pam_kit.recipe import Schedule
 from pam_kit.sections import Recipe
 from pam_kit.training.fit import fit
 from pam_kit.training.processes import decided_by_first, is_first_process, said_once
+from pam_kit.training.resume import newest_whole_checkpoint, read_resume_point, refuse_another_recipe
 from pam_kit.training.run_folder import last_checkpoint_time, new_run_folder, runs_of
 
 STAGES = "schedule.json"
@@ -36,6 +37,8 @@ def fit_schedule(schedule: Schedule, root: Path, resume: bool = False, say: Call
         title = f"stage {number} of {len(schedule.stages)}, {stage.name}"
         if stage.name in ended:
             previous = folder / ended[stage.name]
+            if last_checkpoint_time(previous):
+                refuse_another_recipe(read_resume_point(newest_whole_checkpoint(previous)), stage)
             say(f"{title}: ended before, in {previous}")
             continue
         say(f"{title}:")

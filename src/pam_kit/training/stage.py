@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from pam_kit.errors import RecipeError
+from pam_kit.model import RegionVLM
 from pam_kit.sections import TRAINABLE_PARTS, TrainSection
-
 
 _UNFREEZE = {
     "backbone": "set backbone.frozen=false",
@@ -26,11 +26,14 @@ class PartReport:
     total: int
 
 
-def freeze_all_but(model: nn.Module, trainable: list[str]) -> list[PartReport]:
+def freeze_all_but(model: RegionVLM, trainable: list[str], clips: bool = False) -> list[PartReport]:
     """Let the named parts learn and freeze the others; returns what became of each.
 
-    A part that freezes itself cannot be trained: RecipeError says how to unfreeze it.
+    Without ``clips`` in the training data, what only clips reach is frozen too. A part that freezes itself cannot be
+    trained: RecipeError says how to unfreeze it.
     """
+    for parameter in [] if clips else model.clip_parameters():
+        parameter.requires_grad_(False)
     for name in ("backbone", "decoder"):
         if name in trainable and not any(p.requires_grad for p in getattr(model, name).parameters()):
             raise RecipeError([f"train.trainable names the {name}, but all of it is frozen; {_UNFREEZE[name]}"])

@@ -4,6 +4,7 @@ A step's samples are spread over devices and over micro-batches. Were each part'
 that happens to sit in a part with few words would count for more. So every part is weighed by what it holds.
 """
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from typing import NamedTuple
@@ -34,7 +35,8 @@ class Shares(NamedTuple):
 class Packet(NamedTuple):
     """A micro-batch, the samples left out of it, its shares in its step, and whether the step ends with it.
 
-    ``asked_elsewhere``: it holds no question of its own, but other devices may be asked at the same time.
+    ``asked_elsewhere``: it holds no word to learn, but has to reach all that learns: other micro-batches of the step
+    hold some, or other devices wait for what they do together. ``step``: what the whole step holds.
     """
 
     batch: Batch
@@ -42,6 +44,8 @@ class Packet(NamedTuple):
     shares: Shares = Shares()
     last: bool = True
     asked_elsewhere: bool = False
+    own: Counts = Counts()
+    step: Counts = Counts()
 
 
 class StepBatches:
@@ -71,12 +75,17 @@ class StepBatches:
 
     def __iter__(self) -> Iterator[Packet]:
         drawn = iter(self.loader)
-        while step := list(islice(drawn, self.accumulation)):
-            counts = [self.count(_needed(*item)) for item in step]
-            total = self.sum_over_processes(Counts(*map(sum, zip(*counts, strict=True))))
-            for index, ((batch, broken), own) in enumerate(zip(step, counts, strict=True)):
-                elsewhere = self.world_size > 1 and not own.text and bool(total.text)
-                yield Packet(batch, broken, self._shares(own, total), index + 1 == len(step), elsewhere)
+        while step := deque(self._counted(*item) for item in islice(drawn, self.accumulation)):
+            total = self.sum_over_processes(Counts(*map(sum, zip(*(own for _, _, own in step), strict=True))))
+            while step:
+                batch, broken, own = step.popleft()
+                elsewhere = not own.text and (self.world_size > 1 or total.text > 0)
+                yield Packet(batch, broken, self._shares(own, total), not step, elsewhere, own, total)
+
+    def _counted(self, batch: Batch | None, broken: list[BrokenSample]) -> tuple[Batch, list[BrokenSample], Counts]:
+        # A step may have more micro-batches than a process may hold files open.
+        own = _needed(batch, broken).out_of_shared_memory()
+        return own, broken, self.count(own)
 
     def _shares(self, own: Counts, total: Counts) -> Shares:
         parts = self.world_size * self.accumulation

@@ -25,20 +25,25 @@ class LossTally:
         self._parts = 0
         self._sums: dict[str, Tensor] = {}
 
-    def add(self, loss: Tensor, losses: dict[str, Tensor]) -> None:
-        """One micro-batch: its weighted loss, (), and each loss multiplied by its share, ()."""
+    def add(self, losses: dict[str, Tensor]) -> None:
+        """One micro-batch: its weighted ``loss``, (), and each loss multiplied by its share, (); nothing where no loss
+        came out of it."""
         self._parts += 1
-        for name, value in {"loss": loss, **losses}.items():
+        for name, value in losses.items():
             self._sums[name] = self._sums.get(name, 0) + value.detach()
+
+    def is_empty(self) -> bool:
+        """Whether no loss came out of the step."""
+        return not self._sums
 
     def add_questions(self, per_question: Tensor, tasks: list[str]) -> None:
         """The text loss (Q,) of each question and its task."""
         for value, task in zip(per_question.detach(), tasks, strict=True):
             self._by_task.setdefault(task, []).append(value)
 
-    def loss(self) -> Tensor:
-        """This device's part of the step's loss, ()."""
-        return self._sums["loss"] / self._parts
+    def own(self) -> dict[str, Tensor]:
+        """This device's part of the step's ``loss`` and of those that it is made of, () each."""
+        return {name: value / self._parts for name, value in self._sums.items()}
 
     def means(self, reduce: Callable[..., Tensor] | None = None) -> dict[str, Tensor]:
         """The parts of the step's loss by name, ``loss/text`` and so on, and ``loss/text/TASK``, the mean over its

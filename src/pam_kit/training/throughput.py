@@ -8,8 +8,6 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.profilers import PassThroughProfiler, Profiler
 
-from pam_kit.training.module import StepFacts
-
 try:
     import resource
 except ImportError:  # there is none on Windows
@@ -71,7 +69,6 @@ class Throughput(Callback):
         # The whole run, then the steps since the last log.
         self._run_started, self._seconds, self._steps, self._samples = 0.0, 0.0, 0, 0
         self._begin(0)
-        self._counted: StepFacts | None = None
         self._rates: dict[str, float] = {}
 
     def setup(self, trainer, module, stage: str) -> None:
@@ -91,11 +88,8 @@ class Throughput(Callback):
 
     def on_train_batch_end(self, trainer, module, outputs, batch, batch_index) -> None:
         facts = module.facts
-        # A micro-batch that teaches nothing leaves the facts of the one before it.
-        if facts is not None and facts is not self._counted:
-            self._counted = facts
-            for i, count in enumerate((facts.samples, facts.tokens, facts.supervised_tokens)):
-                self._counts[i] += count
+        for i, count in enumerate((facts.samples, facts.tokens, facts.supervised_tokens)):
+            self._counts[i] += count
         step = trainer.global_step
         if step > self._first_step and step % self.log_every == 0:
             values = self._measured(trainer)
