@@ -523,8 +523,9 @@ CHANGES = {
     "train.loss.text": NUMBERS,
     "train.betas": st.lists(st.floats(0, 0.999), min_size=2, max_size=2),
     "train.trainable": st.lists(st.sampled_from(sections.TRAINABLE_PARTS)),
-    "train.devices": st.integers(1, 8) | TEXTS,
-    "train.precision": st.sampled_from(
+    "train.devices": st.integers(1, 8) | st.just("auto"),
+    "train.precision": st.sampled_from(["auto", "32-true", "bf16-mixed"]),
+    "train.accelerator": st.sampled_from(
         ["16", "1e-5", "true", "null", "2024-01-01", "0x1f", "1:30", "~", "=", "a: b", "#x"]
     ),
     "data.prompts.point": NUMBERS,
@@ -644,3 +645,17 @@ def test_a_recipe_loads_without_torch(write):
     write(TINY)
     done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ("train.devices=0", "must be auto or a number of devices above 0, not 0"),
+        ("train.devices=many", "must be auto or a number of devices above 0, not 'many'"),
+        ("train.precision=bf17-mixed", "unknown precision 'bf17-mixed'; did you mean 'bf16-mixed'"),
+        ("schedule=[a]", "schedule: can only stand in a file"),
+    ],
+)
+def test_what_a_trainer_would_not_take_is_refused_beforehand(write, change, reason):
+    with pytest.raises(RecipeError, match=reason):
+        load_recipe(write(TINY), [change])

@@ -12,7 +12,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from pam_kit.contracts import PromptBatch
-from pam_kit.errors import CheckpointError, PamKitError
+from pam_kit.errors import CheckpointError, PamKitError, RecipeError
 from pam_kit.model import RegionVLM
 from pam_kit.recipe import load_schedule
 from pam_kit.training.fit import fit
@@ -108,6 +108,9 @@ def test_every_stage_trains_its_parts_and_a_schedule_goes_on(schedule, tmp_path)
     assert changed(images, clips) == {"perceiver", "projector", "prefix", "narrow", "frame_newline"}
     assert changed(clips, both) == {"perceiver", "projector", "prefix", "decoder", "narrow", "frame_newline"}
     assert any("stage 2 of 3, clips" in line for line in said)
+
+    with pytest.raises(RecipeError, match="learning_rate was 0.01 and is now 0.5"):
+        fit_schedule(schedule("train.learning_rate=0.5"), tmp_path / "runs", resume=True, say=said.append)
 
     # As if killed in the last stage, behind its third step.
     for file in sorted((last / "checkpoints").glob("*.ckpt"))[-1:]:
