@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from pam_kit.checkpoints import model_folder
 from pam_kit.contracts import PromptBatch
 from pam_kit.errors import CheckpointError, PamKitError, RecipeError
 from pam_kit.model import RegionVLM
@@ -104,6 +105,7 @@ def test_every_stage_trains_its_parts_and_a_schedule_goes_on(schedule, tmp_path)
     folder = tmp_path / "runs" / "small_pam"
     assert last == folder / "both"
     assert json.loads((folder / "schedule.json").read_text())["ended"] == {n: n for n in ("images", "clips", "both")}
+    assert model_folder(folder) == last / "model", "a schedule's folder stands for its last stage"
     images, clips, both = (weights(folder / name) for name in ("images", "clips", "both"))
     assert changed(images, clips) == {"perceiver", "projector", "prefix", "narrow", "frame_newline"}
     assert changed(clips, both) == {"perceiver", "projector", "prefix", "decoder", "narrow", "frame_newline"}

@@ -11,12 +11,15 @@ from pam_kit.errors import CheckpointError
 from pam_kit.sections import SLOTS, Recipe
 
 WEIGHTS, RECIPE, TOKENIZER, PARTS = "model.safetensors", "recipe.yaml", "tokenizer", "parts.json"
+# Of a schedule: which of its stages have ended.
+STAGES = "schedule.json"
 _HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 _HUB_FILES = ["*.safetensors", "*.json", "*.yaml", "*.txt"]
 
 
 def model_folder(folder: str | Path) -> Path:
-    """The folder that holds the weights of a run, or of a hub repository, which is downloaded.
+    """The folder that holds the weights of a run, of the last stage that a schedule has ended, or of a hub repository,
+    which is downloaded.
 
     Raises:
         CheckpointError: it is neither; the message says what is missing.
@@ -24,11 +27,20 @@ def model_folder(folder: str | Path) -> Path:
     name, folder = str(folder), Path(folder)
     if not folder.exists() and _HUB_NAME.fullmatch(name) and not folder.parent.is_dir():
         folder = _downloaded(name)
-    for candidate in (folder / "model", folder):
+    for candidate in (
+        folder / "model",
+        folder,
+        *(folder / run / "model" for run in reversed(list(ended_stages(folder).values()))),
+    ):
         if _has_model(candidate):
             return candidate
-    what = "no such folder" if not folder.exists() else f"it has no model/{WEIGHTS} and model/{RECIPE}"
-    raise CheckpointError(f"{name} is not a finished run: {what}. `pam-kit fit RECIPE` makes one under runs/")
+    raise CheckpointError(f"{name} is not a finished run: {_what_it_is(folder)}")
+
+
+def ended_stages(folder: Path) -> dict[str, str]:
+    """Of a schedule's folder: stage -> the name of its run folder, in the order in which they ended."""
+    file = folder / STAGES
+    return json.loads(file.read_text(encoding="utf-8"))["ended"] if file.is_file() else {}
 
 
 def is_saved(run: Path) -> bool:
@@ -50,6 +62,15 @@ def read_parts(folder: Path) -> dict | None:
     """
     file = folder / PARTS
     return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+
+
+def _what_it_is(folder: Path) -> str:
+    if not folder.exists():
+        return "no such folder. `pam-kit fit RECIPE` makes one under runs/"
+    config = folder / "config.json"
+    if config.is_file() and '"llava_qwen"' in config.read_text(encoding="utf-8", errors="replace"):
+        return f"it has the layout of the released PAM. `pam-kit import-pam {folder} --out RUN` makes a run of it"
+    return f"it has no model/{WEIGHTS} and model/{RECIPE}. `pam-kit fit RECIPE` makes one under runs/"
 
 
 def _has_model(folder: Path) -> bool:

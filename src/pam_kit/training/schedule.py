@@ -1,12 +1,12 @@
 """The stages of a schedule, run one after the other, each from the model in which the one before ended."""
 
 import gc
-import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 from pam_kit.atomic_files import write_json
+from pam_kit.checkpoints import STAGES, ended_stages
 from pam_kit.errors import CheckpointError
 from pam_kit.recipe import Schedule
 from pam_kit.sections import Recipe
@@ -14,8 +14,6 @@ from pam_kit.training.fit import fit
 from pam_kit.training.processes import decided_by_first, is_first_process, said_once
 from pam_kit.training.resume import newest_whole_checkpoint, read_resume_point, refuse_another_recipe
 from pam_kit.training.run_folder import last_checkpoint_time, new_run_folder, runs_of
-
-STAGES = "schedule.json"
 
 
 def fit_schedule(schedule: Schedule, root: Path, resume: bool = False, say: Callable[[str], None] = print) -> Path:
@@ -31,7 +29,7 @@ def fit_schedule(schedule: Schedule, root: Path, resume: bool = False, say: Call
         return fit(schedule.stages[0], root, resume, say)
     say = said_once(say)
     folder = Path(decided_by_first(lambda: str((_newest if resume else new_run_folder)(root, schedule.name))))
-    ended = _ended(folder)
+    ended = ended_stages(folder)
     previous: Path | None = None
     for number, stage in enumerate(schedule.stages, 1):
         title = f"stage {number} of {len(schedule.stages)}, {stage.name}"
@@ -70,9 +68,3 @@ def _last_progress(folder: Path) -> int:
     listed = folder / STAGES
     times = [last_checkpoint_time(run) for run in folder.iterdir()]
     return max([*times, listed.stat().st_mtime_ns if listed.is_file() else 0])
-
-
-def _ended(folder: Path) -> dict[str, str]:
-    """Stage -> its run folder's name."""
-    file = folder / STAGES
-    return json.loads(file.read_text(encoding="utf-8"))["ended"] if file.is_file() else {}
