@@ -38,6 +38,12 @@ def test_there_and_back_bit_for_bit(exported):
         assert file.metadata()["format"] == "pt"
 
 
+def test_the_released_layout_is_no_run(exported):
+    _, _, out = exported
+    with pytest.raises(CheckpointError, match="layout of the released PAM. `pam-kit import-pam .* makes a run of it"):
+        load_model(out)
+
+
 def test_the_config_is_the_released_one(exported):
     _, folder, out = exported
     assert json.loads((out / "config.json").read_text()) == json.loads((folder / "config.json").read_text())

@@ -27,11 +27,8 @@ def model_folder(folder: str | Path) -> Path:
     name, folder = str(folder), Path(folder)
     if not folder.exists() and _HUB_NAME.fullmatch(name) and not folder.parent.is_dir():
         folder = _downloaded(name)
-    for candidate in (
-        folder / "model",
-        folder,
-        *(folder / run / "model" for run in reversed(list(ended_stages(folder).values()))),
-    ):
+    stages = [folder / run / "model" for run in ended_stages(folder).values()]
+    for candidate in (folder / "model", folder, *reversed(stages)):
         if _has_model(candidate):
             return candidate
     raise CheckpointError(f"{name} is not a finished run: {_what_it_is(folder)}")
