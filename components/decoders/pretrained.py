@@ -91,7 +91,10 @@ def read_tokenizer(path: str):
 def _check_sizes(path: str, config: PreTrainedConfig, sizes: dict[str, int | None]) -> None:
     wrong = [f"{k} is {getattr(config, k)}, not {v}" for k, v in sizes.items() if v not in (None, getattr(config, k))]
     if wrong:
-        raise CheckpointError(f"{path} is not the model the recipe describes: {'; '.join(wrong)}")
+        raise CheckpointError(
+            f"{path} is not the model the recipe describes: {'; '.join(wrong)}. "
+            "Set these arguments of the decoder to null, or give another decoder.path"
+        )
 
 
 def _unreachable(path: str) -> CheckpointError:
