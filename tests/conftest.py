@@ -3,11 +3,15 @@
 The recipe ``tiny`` takes a fraction of a second on one core: pictures of 64 pixels, a 4x4 grid, width 32.
 """
 
+import os
 from importlib.util import module_from_spec, spec_from_file_location
 from itertools import cycle, islice
 from pathlib import Path
 
 import pytest
+
+# One thread a process: the tests are small, and a process that has a pool of threads is not safe to fork.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 GOLDEN = Path(__file__).parents[2] / "shared" / "golden"
 
@@ -36,6 +40,11 @@ ASKED = (
     ("对该目标对象提供一个概括的描述", "球的左边有一个红色的杯子。", "caption", "zh"),
 )
 TEXTS = tuple(text for question, answer, _, _ in ASKED for text in (question, answer))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that fork come first: later on this process has threads, whose locks a child would inherit."""
+    items.sort(key=lambda item: "in_processes" not in getattr(item, "fixturenames", ()))
 
 
 @pytest.fixture
