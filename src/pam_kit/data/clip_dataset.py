@@ -10,12 +10,11 @@ from PIL import Image
 from pam_kit.contracts import ClipSample
 from pam_kit.data.lines import LineFile
 from pam_kit.data.pam_clips import count_streaming_events, parse_streaming_event, parse_video_line
-from pam_kit.data.pam_data import BOX_TOLERANCE
+from pam_kit.data.pam_data import BOX_TOLERANCE, check_default_task
 from pam_kit.data.samples import load_clip, picture_folder, readable_texts
 from pam_kit.data.schema import SampleRecord, parse_line
-from pam_kit.errors import BrokenSample, PamKitError
+from pam_kit.errors import BrokenSample
 from pam_kit.registry import register
-from pam_kit.tasks import TASKS
 
 
 @register(
@@ -43,8 +42,7 @@ class ClipDataset:
         format: Literal["jsonl", "pam_data", "pam_streaming"] = "jsonl",
         default_task: str = "caption",
     ):
-        if default_task not in TASKS:
-            raise PamKitError(f"unknown default_task {default_task!r}; choose {', '.join(TASKS)}")
+        check_default_task(default_task)
         self._lines = LineFile(path)
         self._root: Path = picture_folder(self._lines.path.parent if image_root is None else image_root)
         self._format, self._default_task = format, default_task

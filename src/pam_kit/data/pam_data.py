@@ -43,8 +43,7 @@ class PamDataset:
     ):
         if prompts not in get_args(Prompts):
             raise PamKitError(f"unknown prompts {prompts!r}; choose {', '.join(get_args(Prompts))}")
-        if default_task not in TASKS:
-            raise PamKitError(f"unknown default_task {default_task!r}; choose {', '.join(TASKS)}")
+        check_default_task(default_task)
         self._lines = LineFile(path)
         self._image_root: Path = picture_folder(self._lines.path.parent if image_root is None else image_root)
         self._prompts, self._default_task = prompts, default_task
@@ -63,6 +62,12 @@ class PamDataset:
     def texts(self) -> Iterator[str]:
         """All answers of all readable lines; a broken line is reported where it is read as a sample."""
         return readable_texts(self.record, len(self))
+
+
+def check_default_task(task: str) -> None:
+    """PamKitError where ``task`` is none of the kit's."""
+    if task not in TASKS:
+        raise PamKitError(f"unknown default_task {task!r}; choose {', '.join(TASKS)}")
 
 
 def parse_picture_line(line: str, source: str, prompts: Prompts = "box", default_task: str = "caption") -> SampleRecord:

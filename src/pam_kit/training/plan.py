@@ -98,9 +98,8 @@ def _memory(recipe: Recipe, model: RegionVLM, devices: int, positions: int) -> d
     sequences = section.device_batch_size * recipe.data.regions_per_image * questions
     tokens = sequences * (positions + ASSUMED_TEXT_TOKENS)
     layers = len(model.decoder.layers())
-    one_layer = tokens * model.decoder.embed_dim * ACTIVATION_BYTES * (1 if half else 2)
-    inputs = tokens * model.decoder.embed_dim * INPUT_BYTES * (1 if half else 2)
-    activations = one_layer + layers * inputs if section.activation_checkpointing else layers * one_layer
+    kept = ACTIVATION_BYTES + layers * INPUT_BYTES if section.activation_checkpointing else layers * ACTIVATION_BYTES
+    activations = tokens * model.decoder.embed_dim * kept * (1 if half else 2)
     logits = sequences * ASSUMED_TEXT_TOKENS // 2 * model.decoder.vocabulary_size * LOGIT_BYTES
     sizes = {
         "weights": backbone + weights / shards,
