@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Iterable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -53,13 +53,14 @@ class RegionPrefix(nn.Module):
             image = torch.cat(self._pieces(frames), dim=1)
             # Devices that see an image and devices that see a clip in the same step have the same gradients.
             return image if self.frame_newline is None else image + 0 * self.frame_newline
+        return torch.cat([self.of_frame(tokens) for tokens in frames], dim=1)
+
+    def of_frame(self, tokens: ProjectedTokens) -> Tensor:
+        """Tokens of R regions in one read frame of a clip -> (R, L, D); frames follow each other."""
         if self.frame_newline is None:
             raise PamKitError("this model has no separator of frames, since its backbone does not track")
-        pieces = []
-        for tokens in frames:
-            pieces += self._pieces(tokens)
-            pieces.append(self.frame_newline.expand(len(tokens.visual), 1, -1))
-        return torch.cat(pieces, dim=1)
+        ending = self.frame_newline.expand(len(tokens.visual), 1, -1)
+        return torch.cat([*self._pieces(tokens), ending], dim=1)
 
     def _pieces(self, tokens: ProjectedTokens) -> list[Tensor]:
         # Semantic tokens stand here even if there is none, so that what would make them has a gradient (of zero).
@@ -136,7 +137,8 @@ class RegionVLM(nn.Module):
 
         ``later``: the features are of a frame behind the first of a clip, which may become fewer tokens.
         """
-        return self.projector(self.perceiver(regions), later)
+        tokens = replace(self.perceiver(regions), mask_logits=regions.mask_logits)
+        return self.projector(tokens, later)
 
     def follow(
         self, frames: Iterable[Tensor], read: Sequence[int], prompts: PromptBatch

@@ -30,14 +30,19 @@ from pam_kit.contracts.samples import (
     PAD_POINT,
     POSITIVE_POINT,
     ClipSample,
+    Event,
     Region,
     RegionPrompt,
     RegionSample,
+    VideoRegion,
+    VideoSample,
 )
 from pam_kit.contracts.slots import (
     Decoder,
     Perceiver,
     Projector,
+    Reading,
+    RegionMemory,
     VisionBackbone,
 )
 
@@ -47,6 +52,7 @@ __all__ = [
     "ClipBatch",
     "ClipSample",
     "Decoder",
+    "Event",
     "GeneratedText",
     "ImageFeatures",
     "NEGATIVE_POINT",
@@ -58,11 +64,15 @@ __all__ = [
     "Projector",
     "PromptBatch",
     "Questions",
+    "Reading",
     "Region",
     "RegionBatch",
     "RegionFeatures",
+    "RegionMemory",
     "RegionPrompt",
     "RegionSample",
     "TextLoss",
+    "VideoRegion",
+    "VideoSample",
     "VisionBackbone",
 ]

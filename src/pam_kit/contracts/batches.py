@@ -173,11 +173,15 @@ class RegionFeatures(TensorRecord):
 
 @dataclass
 class PerceivedTokens(TensorRecord):
-    """Perceiver output: ``visual`` (R, h*w, C) in row-major order of ``grid`` = (h, w); ``semantic`` (R, N, C)."""
+    """Perceiver output: ``visual`` (R, h*w, C) in row-major order of ``grid`` = (h, w); ``semantic`` (R, N, C).
+
+    ``mask_logits`` (R, 1, 4h, 4w): the predicted mask, for projectors that choose tokens by it; ``RegionVLM`` adds it.
+    """
 
     visual: Tensor
     semantic: Tensor
     grid: tuple[int, int]
+    mask_logits: Tensor | None = None
 
 
 @dataclass

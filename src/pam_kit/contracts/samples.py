@@ -109,3 +109,54 @@ class ClipSample:
     frames: Sequence[np.ndarray]
     regions: list[Region]
     history: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass
+class Event:
+    """What a region of a video does from frame ``first`` to frame ``last``, both included, and what is said of it.
+
+    Args:
+        texts: task -> language -> text, as of a Region.
+        attributes: facts that evaluation reads, for example ``{"event": "turns", "colour": "blue"}``.
+    """
+
+    first: int
+    last: int
+    texts: dict[str, dict[str, str]]
+    attributes: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class VideoRegion:
+    """One object of a video.
+
+    Args:
+        id: unique within its video.
+        frame: in which it is pointed at.
+        prompt: how; None lets the prompt be drawn from the mask of that frame.
+        masks: (H, W) boolean array a frame, nothing set where the object is out of sight; empty where unknown.
+        events: in the order of time.
+    """
+
+    id: str
+    frame: int = 0
+    prompt: RegionPrompt | None = None
+    masks: Sequence[np.ndarray] = ()
+    events: list[Event] = field(default_factory=list)
+    attributes: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class VideoSample:
+    """A whole video and what its regions do, as a dataset for streaming gives it.
+
+    Args:
+        source: where it comes from, for error messages.
+        frames: (H, W, 3) uint8, RGB, all of one size; they may be read when they are looked at.
+        frame_rate: frames a second.
+    """
+
+    source: str
+    frames: Sequence[np.ndarray]
+    frame_rate: float
+    regions: list[VideoRegion]

@@ -1,7 +1,7 @@
 """One abstract class per slot: what a backbone, a perceiver, a projector and a decoder promise."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from torch import Tensor, nn
@@ -19,10 +19,32 @@ from pam_kit.contracts.batches import (
 from pam_kit.errors import PamKitError
 
 
+class RegionMemory(ABC):
+    """What a backbone remembers of the regions it follows, of bounded size however many frames it has seen.
+
+    Regions are numbered in the order in which they were first pointed at; ``len`` is how many there are.
+    """
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def keep(self, rows: Sequence[int]) -> None:
+        """Go on with these regions alone, renumbered in this order; the others are forgotten."""
+
+    @abstractmethod
+    def tensors(self) -> dict[str, Tensor]:
+        """All of it as named tensors, numbers among them, so that it can be written to a file."""
+
+    @abstractmethod
+    def restore(self, tensors: dict[str, Tensor]) -> None:
+        """Become what ``tensors`` was taken from, to the last bit."""
+
+
 class VisionBackbone(nn.Module, ABC):
     """Images and prompts in, features, masks and tokens out. Encodes an image once for all its regions.
 
-    A backbone that ``tracks`` also follows regions through the frames of a clip.
+    A backbone that ``tracks`` also follows regions through the frames of a clip or a stream.
 
     Attributes:
         image_size: S. The caller resizes pictures to S x S; normalisation is the backbone's own.
@@ -48,14 +70,41 @@ class VisionBackbone(nn.Module, ABC):
     def segment(self, features: ImageFeatures, image_index: Tensor, prompts: PromptBatch) -> RegionFeatures:
         """R prompts, prompt i pointing into image ``image_index[i]`` -> RegionFeatures. R = 0 is legal."""
 
+    def new_memory(self) -> RegionMemory:
+        """A memory of no region yet. Only where the backbone ``tracks``."""
+        raise PamKitError(
+            f"{type(self).__name__} cannot follow a region through a clip; use a backbone that tracks, such as sam2"
+        )
+
+    def observe(
+        self,
+        features: ImageFeatures,
+        memory: RegionMemory,
+        prompts: PromptBatch | None = None,
+        rows: Sequence[int] = (),
+    ) -> RegionFeatures:
+        """The next frame -> RegionFeatures of all regions in ``memory``, in its order; the frame is remembered.
+
+        Args:
+            features: ``encode`` of the frame, B = 1.
+            memory: changed in place.
+            prompts: regions that are pointed at in this frame; the others are followed.
+            rows: the region of each prompt: one of the memory, which is pointed at anew, or the next new numbers.
+        """
+        raise PamKitError(
+            f"{type(self).__name__} cannot follow a region through a clip; use a backbone that tracks, such as sam2"
+        )
+
     def track(self, frames: Iterable[Tensor], prompts: PromptBatch) -> Iterator[RegionFeatures]:
         """Frames (3, S, S) uint8 and R prompts in the first of them -> RegionFeatures of R regions, frame by frame.
 
         Each frame is encoded once, when it is asked for; nothing of the past is kept but a memory of bounded size.
         """
-        raise PamKitError(
-            f"{type(self).__name__} cannot follow a region through a clip; use a backbone that tracks, such as sam2"
-        )
+        memory, pointing, rows = self.new_memory(), prompts, range(len(prompts))
+        for frame in frames:
+            # No local name holds the features while the caller works with them.
+            yield self.observe(self.encode(frame[None].to(prompts.points.device)), memory, pointing, rows)
+            pointing, rows = None, range(0)
 
 
 class Perceiver(nn.Module, ABC):
@@ -83,6 +132,40 @@ class Projector(nn.Module, ABC):
     def clip_parameters(self) -> list[nn.Parameter]:
         """Parameters that only later frames of clips reach."""
         return []
+
+
+class Reading(ABC):
+    """What a decoder has read of R regions so far: its keys and values, growing part by part.
+
+    A stream is read while it comes in, so that when it is asked about only the question and the answer remain.
+
+    Attributes:
+        length: positions read of each region, the words ahead of it included.
+    """
+
+    length: int
+
+    @abstractmethod
+    def read(self, embeddings: Tensor) -> None:
+        """(R, L, D): the next embeddings of each region, behind those read before."""
+
+    @abstractmethod
+    def answer(
+        self, questions: Questions, max_new_tokens: int, on_step: Callable[[Tensor], None] | None = None
+    ) -> list[GeneratedText]:
+        """Greedy answers to Q questions, batched, each about one of the R regions; what was read stays as it was.
+
+        ``on_step`` is given the ids (Q,) of every decoding step as soon as they are known; -1 where a question's answer
+        has ended.
+        """
+
+    @abstractmethod
+    def tensors(self) -> dict[str, Tensor]:
+        """All of it as named tensors, so that it can be written to a file."""
+
+    @abstractmethod
+    def restore(self, tensors: dict[str, Tensor]) -> None:
+        """Become what ``tensors`` was taken from, to the last bit."""
 
 
 class Decoder(nn.Module, ABC):
@@ -118,6 +201,10 @@ class Decoder(nn.Module, ABC):
         self, prefix: Sequence[Tensor] | Tensor, questions: Questions, max_new_tokens: int
     ) -> list[GeneratedText]:
         """Greedy answers to Q questions, batched; the same text as one at a time."""
+
+    def start_reading(self, count: int) -> Reading:
+        """Read ``count`` regions part by part, to be asked about at any time; the same answers as ``generate``."""
+        raise PamKitError(f"{type(self).__name__} cannot read a stream part by part; use causal_lm")
 
     @abstractmethod
     def align(self, tokens: Tensor, questions: Questions) -> Tensor:
