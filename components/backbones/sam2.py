@@ -1,6 +1,6 @@
 """SAM 2.1 (arXiv 2408.00714) as a backbone: PAM's vision tower, from the unmodified ``sam2`` package."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,13 +11,15 @@ from sam2.modeling.sam.transformer import RoPEAttention
 from sam2.modeling.sam2_base import SAM2Base
 from torch import Tensor, nn
 
+from pam_kit.components.backbones.region_rows import check_pointed, joined, no_prompts
+from pam_kit.components.backbones.sam2_memory import Sam2Memory
 from pam_kit.components.backbones.sam2_package import build_sam2
-from pam_kit.components.backbones.sam2_tracking import EncodedFrame, RegionMemory, no_prompts
+from pam_kit.components.backbones.sam2_tracking import Sam2Features
 from pam_kit.components.backbones.sam_backbone import SamBackbone
 from pam_kit.components.backbones.sam_decoding import hide_absent
 from pam_kit.components.backbones.state_dict_fit import misfits
-from pam_kit.contracts import ImageFeatures, PromptBatch, RegionFeatures
-from pam_kit.errors import CheckpointError, RecipeError
+from pam_kit.contracts import ImageFeatures, PromptBatch, RegionFeatures, RegionMemory
+from pam_kit.errors import CheckpointError, PamKitError, RecipeError
 from pam_kit.registry import register
 from pam_kit.weights import pretrained_weights_wanted, read_weights
 
@@ -47,7 +49,7 @@ class Sam2(SamBackbone):
     """SAM 2.1 with a Hiera encoder of any of its four sizes.
 
     ``model`` is the package's ``SAM2Base``, so parameters are named as in the published checkpoints after ``model.``;
-    its memory modules serve ``track`` and never learn. ``ImageFeatures.embedding`` and ``source_embedding`` are the
+    its memory modules serve ``observe`` and never learn. ``ImageFeatures.embedding`` and ``source_embedding`` are the
     embedding as the mask decoder gets it, the dense prompt not yet added: with the no-memory embedding in an image or
     the first frame of a clip, seen through the region's memory in a later frame.
 
@@ -114,53 +116,61 @@ class Sam2(SamBackbone):
         self.model.memory_encoder.eval()
         return self
 
-    def encode_normalised(self, images: Tensor) -> ImageFeatures:
-        frames = self._encode_frames(images)
-        return ImageFeatures(self._without_memory(frames), frames.high_resolution)
+    def encode_normalised(self, images: Tensor) -> Sam2Features:
+        encoded, no_memory = self.model.forward_image(images), self.model.no_mem_embed
+        finer, fine, embedding = encoded["backbone_fpn"]
+        # SAM 2's feature pyramid adds its levels in fp32 whatever the type of its weights.
+        embedding, position = embedding.to(no_memory.dtype), encoded["vision_pos_enc"][-1].to(no_memory.dtype)
+        return Sam2Features(
+            embedding + no_memory.reshape(1, -1, 1, 1), (finer, fine), without_memory=embedding, position=position
+        )
 
-    def track(self, frames: Iterable[Tensor], prompts: PromptBatch) -> Iterator[RegionFeatures]:
-        """Follow R regions, each by itself, from the first frame on; the first yields what ``segment`` gives.
+    def new_memory(self) -> Sam2Memory:
+        return Sam2Memory(self.model)
 
-        Later frames are decoded without a prompt, through SAM 2's memory of the region (see ``RegionMemory``), which is
-        made of the shown masks; where the object is gone ``mask_logits`` is empty (SAM 2's -1024 everywhere).
-        A backbone that is not frozen has gradients in each frame's own encoding and decoding, as far as the caller's
-        grad mode allows, but none through the memory.
+    def observe(
+        self,
+        features: ImageFeatures,
+        memory: RegionMemory,
+        prompts: PromptBatch | None = None,
+        rows: Sequence[int] = (),
+    ) -> RegionFeatures:
+        """As promised by ``VisionBackbone``; each region is followed by itself, through SAM 2's memory of it.
 
-        Frames may lie on any device, prompts on the backbone's.
+        A region that is pointed at is decoded as ``segment`` does, whether it is new or not: SAM 2 takes a prompt in a
+        frame that it has not tracked yet for the beginning of a track, without a look at its memory, and remembers the
+        frame for good (see ``GroupMemory``). Others are decoded without a prompt, through the memory, which is made of
+        the shown masks; where the object is gone ``mask_logits`` is empty (SAM 2's -1024 everywhere). A backbone that
+        is not frozen has gradients in each frame's own encoding and decoding, as far as the caller's grad mode allows,
+        but none through the memory.
         """
-        memory = RegionMemory(self.model)
-        for frame in frames:
-            # No local name holds the features while the caller works with them.
-            yield self._track_frame(frame, prompts, memory)
-
-    def _track_frame(self, frame: Tensor, prompts: PromptBatch, memory: RegionMemory) -> RegionFeatures:
-        count = len(prompts)
-        with self.grad_unless_frozen():
-            encoded = self._encode_frames(self.normalise(frame[None].to(self.mean.device)))
-            if memory.length == 0 or count == 0:
-                features = ImageFeatures(self._without_memory(encoded), encoded.high_resolution)
-                regions = self.segment(features, prompts.labels.new_zeros(count), prompts)
-            else:
-                features = encoded.of_regions(count, memory.condition(encoded, count))
-                rows = torch.arange(count, device=prompts.labels.device)
-                regions = self.segment(features, rows, no_prompts(count, prompts))
-                regions.mask_logits = hide_absent(regions.mask_logits, regions.object_score)
-        if count:
-            memory.remember(encoded, regions.mask_logits, self._pointer_tokens(regions), regions.object_score)
+        if not isinstance(features, Sam2Features) or not isinstance(memory, Sam2Memory):
+            raise PamKitError("Sam2 follows regions through its own features and memory; call encode and new_memory")
+        prompts = no_prompts(0, features) if prompts is None else prompts
+        check_pointed(features, prompts, rows, len(memory))
+        regions = self._decoded(features, memory, prompts, rows)
+        memory.remember(features, regions, self._pointer_tokens(regions), rows)
         return regions
+
+    def _decoded(
+        self, features: Sam2Features, memory: Sam2Memory, prompts: PromptBatch, pointed: Sequence[int]
+    ) -> RegionFeatures:
+        """All regions of the memory and the new ones, in order."""
+        followed, parts = memory.split(pointed), []
+        if len(prompts) or not followed:
+            parts.append(self.segment(features, prompts.labels.new_zeros(len(prompts)), prompts))
+        if followed:
+            with self.grad_unless_frozen():
+                seen = features.of_regions(memory.condition(features, pointed))
+            rows = torch.arange(len(followed), device=seen.embedding.device)
+            part = self.segment(seen, rows, no_prompts(len(followed), features))
+            part.mask_logits = hide_absent(part.mask_logits, part.object_score)
+            parts.append(part)
+        return joined(parts, [*pointed, *followed])
 
     def _pointer_tokens(self, regions: RegionFeatures) -> Tensor:
         """(R, C). As in SAM 2, a mask shown because the single one is unstable is remembered by the single token."""
         return regions.mask_tokens[:, 0 if (self.selection, self.shown) == ("best", "described") else 1]
-
-    def _encode_frames(self, images: Tensor) -> EncodedFrame:
-        encoded, dtype = self.model.forward_image(images), self.model.no_mem_embed.dtype
-        finer, fine, embedding = encoded["backbone_fpn"]
-        # SAM 2's feature pyramid adds its levels in fp32 whatever the type of its weights.
-        return EncodedFrame(embedding.to(dtype), encoded["vision_pos_enc"][-1].to(dtype), (finer, fine))
-
-    def _without_memory(self, frames: EncodedFrame) -> Tensor:
-        return frames.embedding + self.model.no_mem_embed.reshape(1, -1, 1, 1)
 
     def _apply(self, fn, recurse: bool = True):
         """Move the tables of rotary positions with the weights; SAM 2 would replace them in the middle of a step."""

@@ -10,13 +10,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from sam2 import sam2_video_predictor
 from sam2.sam2_video_predictor import SAM2VideoPredictor
 
 from pam_kit.components.backbones.sam2 import Sam2
 from pam_kit.components.backbones.sam_decoding import hide_absent, stability_score
 from pam_kit.components.backbones.timm_sam import TimmSam
-from pam_kit.contracts import PromptBatch
+from pam_kit.contracts import ImageFeatures, PromptBatch
 from pam_kit.errors import PamKitError
 
 SIZE = 64
@@ -142,6 +143,13 @@ class UnroundedPredictor(SAM2VideoPredictor):
 
 def reference(backbone: Sam2, frames: list[torch.Tensor], prompts: PromptBatch, monkeypatch, **settings):
     """(F, R, 1, S, S) mask logits by the package's predictor, one object after another."""
+    predictor, state = prepared_predictor(backbone, frames, monkeypatch, **settings)
+    for row in range(len(prompts)):
+        point_at(predictor, state, 0, row, prompts.of_rows(torch.tensor([row])))
+    return torch.stack([masks.clone() for _, _, masks in predictor.propagate_in_video(state)])
+
+
+def prepared_predictor(backbone: Sam2, frames: list[torch.Tensor], monkeypatch, **settings):
     predictor = copy.deepcopy(backbone.model)
     predictor.__class__ = UnroundedPredictor
     predictor.fill_hole_area, predictor.non_overlap_masks = 0, False
@@ -152,12 +160,13 @@ def reference(backbone: Sam2, frames: list[torch.Tensor], prompts: PromptBatch, 
         setattr(owner, name, value)
     loaded = (backbone.normalise(torch.stack(frames)), SIZE, SIZE)
     monkeypatch.setattr(sam2_video_predictor, "load_video_frames", lambda **_: loaded)
-    state = predictor.init_state("")
-    for row in range(len(prompts)):
-        given = prompts.labels[row] >= 0
-        points, labels = prompts.points[row][given], prompts.labels[row][given].int()
-        predictor.add_new_points_or_box(state, 0, row, points, labels, normalize_coords=True)
-    return torch.stack([masks.clone() for _, _, masks in predictor.propagate_in_video(state)])
+    return predictor, predictor.init_state("")
+
+
+def point_at(predictor: SAM2VideoPredictor, state, frame: int, row: int, prompt: PromptBatch) -> None:
+    given = prompt.labels[0] >= 0
+    points, labels = prompt.points[0][given], prompt.labels[0][given].int()
+    predictor.add_new_points_or_box(state, frame, row, points, labels, normalize_coords=True)
 
 
 ALWAYS_THREE = {"multimask_output_in_sam": True, "multimask_min_pt_num": 0, "multimask_max_pt_num": 9}
@@ -296,4 +305,131 @@ def test_frames_of_another_size_are_refused(backbone):
 def test_a_backbone_that_does_not_track_says_so():
     assert Sam2.tracks and not TimmSam.tracks
     with pytest.raises(PamKitError, match="TimmSam cannot follow.*sam2"):
-        TimmSam.track(TimmSam.__new__(TimmSam), [], prompts_of())
+        next(TimmSam.track(TimmSam.__new__(TimmSam), [], prompts_of()))
+
+
+# Regions that appear late and are pointed at again: {frame: {region: kind of prompt}}.
+SCRIPT = {0: {0: "box", 1: "point"}, 3: {2: "points"}, 6: {1: "box"}, 8: {0: "point", 2: "box"}, 9: {0: "box"}}
+
+
+def observed(backbone: Sam2, frames: list[torch.Tensor], script=SCRIPT, memory=None, start: int = 0):
+    """The regions of every frame from ``start`` on, pointed at as the script says."""
+    memory = backbone.new_memory() if memory is None else memory
+    for index, frame in enumerate(frames[start:], start):
+        rows = script.get(index, {})
+        prompts = prompts_of(*rows.values()) if rows else None
+        yield backbone.observe(backbone.encode(frame[None]), memory, prompts, list(rows))
+
+
+def test_several_prompts_give_the_masks_of_the_packages_own_predictor(backbone, monkeypatch):
+    """Its frames are tracked up to the next prompt, then the prompt is given, as in a stream."""
+    frames = clip(19)
+    monkeypatch.setattr(backbone, "shown", "single")
+    found = list(observed(backbone, frames))
+    present = []
+    for region in range(3):
+        predictor, state = prepared_predictor(backbone, frames, monkeypatch, multimask_output_in_sam=False)
+        starts = {frame: rows[region] for frame, rows in SCRIPT.items() if region in rows}
+        for start, end in zip(starts, [*list(starts)[1:], 19], strict=True):
+            point_at(predictor, state, start, 0, prompts_of(starts[start]))
+            for index, _, expected in predictor.propagate_in_video(state, start, end - start - 1):
+                masks = hide_absent(found[index].mask_logits, found[index].object_score)[region, None]
+                masks = F.interpolate(masks, size=(SIZE, SIZE), mode="bilinear", align_corners=False)
+                torch.testing.assert_close(masks, expected, atol=5e-4, rtol=0)
+                present.append(found[index].object_score[region] > 0)
+    assert len(present) == 19 + 19 + 16 and torch.stack(present).float().mean() > 0.3
+
+
+def test_regions_of_a_mixed_memory_are_followed_as_they_would_be_alone(backbone):
+    together = list(observed(backbone, clip(11)))
+    assert [len(regions.iou) for regions in together] == [2] * 3 + [3] * 8
+    for region in range(3):
+        script = {frame: {0: rows[region]} for frame, rows in SCRIPT.items() if region in rows}
+        first = min(script)
+        for frame, alone in zip(together[first:], observed(backbone, clip(11), script, start=first), strict=True):
+            for name in FIELDS:
+                torch.testing.assert_close(getattr(frame, name)[region], getattr(alone, name)[0], atol=1e-3, rtol=1e-3)
+            kept = ~frame.token_padding[region]
+            torch.testing.assert_close(frame.all_tokens[region][kept], alone.all_tokens[0], atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize("stop", [1, 7, 10])
+def test_a_restored_memory_goes_on_to_the_last_bit(backbone, stop, tmp_path):
+    frames, memory = clip(14), backbone.new_memory()
+    list(observed(backbone, frames[:stop], memory=memory))
+    save_file({name: tensor.contiguous() for name, tensor in memory.tensors().items()}, tmp_path / "memory")
+    other = backbone.new_memory()
+    other.restore(load_file(tmp_path / "memory"))
+    assert len(other) == len(memory)
+    own, restored = (observed(backbone, frames, memory=each, start=stop) for each in (memory, other))
+    for one, two in zip(own, restored, strict=True):
+        assert all(torch.equal(value, getattr(two, name)) for name, value in vars(one).items())
+
+
+def test_what_is_no_memory_cannot_be_restored(backbone):
+    with pytest.raises(PamKitError, match="not the tensors of a SAM 2 memory.*regions"):
+        backbone.new_memory().restore({"0.length": torch.tensor(1)})
+
+
+def test_kept_regions_go_on_under_their_new_numbers(backbone):
+    frames, memory = clip(11), backbone.new_memory()
+    expected = list(observed(backbone, frames))[9:]
+    list(observed(backbone, frames[:9], memory=memory))
+    memory.keep([2, 0])
+    later = observed(backbone, frames, {9: {1: "box"}}, memory, 9)
+    for frame, regions in zip(expected, later, strict=True):
+        for name in FIELDS:
+            value = getattr(regions, name)
+            torch.testing.assert_close(value, getattr(frame, name)[[2, 0]], atol=1e-3, rtol=1e-3)
+    memory.keep([])
+    assert len(memory) == 0
+    regions = backbone.observe(backbone.encode(frames[0][None]), memory, prompts_of("box"), [0])
+    torch.testing.assert_close(regions.iou, next(backbone.track(frames, prompts_of("box"))).iou)
+
+
+def test_a_region_that_is_pointed_at_all_the_time_stays_of_bounded_size(backbone):
+    kinds, sizes, memory = ("box", "point", "points"), [], backbone.new_memory()
+    script = {frame: {0: kinds[frame % 3], **({1: "box"} if frame == 0 else {})} for frame in range(40)}
+    for index, _ in enumerate(observed(backbone, clip(4) * 10, script, memory)):
+        if index in (20, 29, 39):
+            sizes.append({name: tensor.shape for name, tensor in memory.tensors().items()})
+    assert len(sizes[0]) == len(sizes[1]) == len(sizes[2])
+    spatial = [name for name in sizes[2] if name.endswith("maskmem_features")]
+    assert len([name for name in spatial if name.startswith("0.pointed")]) == 4
+    assert {"0.pointed.0.maskmem_features", "0.pointed.39.maskmem_features"} <= set(spatial)
+
+
+def test_frames_without_regions_pass_by(backbone):
+    frames, memory = clip(4), backbone.new_memory()
+    for frame in frames[:2]:
+        assert backbone.observe(backbone.encode(frame[None]), memory).image_embedding.shape == (0, 256, 4, 4)
+    late = list(observed(backbone, frames, {2: {0: "box"}}, memory, 2))
+    for one, other in zip(late, backbone.track(frames[2:], prompts_of("box")), strict=True):
+        assert torch.equal(one.candidate_logits, other.candidate_logits)
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([0], "2 prompts for the regions"),
+        ([1, 1], "a region of its own"),
+        ([0, 3], "new ones go on from 1"),
+        ([-1, 1], "new ones go on"),
+    ],
+)
+def test_wrong_numbers_of_regions_are_refused_and_change_nothing(backbone, rows, message):
+    memory, features = backbone.new_memory(), backbone.encode(clip(1)[0][None])
+    backbone.observe(features, memory, prompts_of("box"), [0])
+    with pytest.raises(PamKitError, match=message):
+        backbone.observe(features, memory, prompts_of("point", "box"), rows)
+    with pytest.raises(PamKitError, match="cannot keep"):
+        memory.keep([1])
+    assert len(memory) == 1
+
+
+def test_several_frames_at_once_and_features_of_others_are_refused(backbone):
+    memory, features = backbone.new_memory(), backbone.encode(torch.stack(clip(2)))
+    with pytest.raises(PamKitError, match="one at a time"):
+        backbone.observe(features, memory)
+    with pytest.raises(PamKitError, match="call encode"):
+        backbone.observe(ImageFeatures(features.embedding[:1]), memory)
