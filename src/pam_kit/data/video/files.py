@@ -1,0 +1,177 @@
+"""Video files: opened with care, read from any frame exactly, also with B-frames and a variable frame rate."""
+
+import itertools
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+
+import av
+import numpy as np
+
+from pam_kit.data.video.decoding import Pass, upright, upright_size
+from pam_kit.data.video.frames import PICTURE_RATE, Frame, StoredVideo, VideoError
+from pam_kit.registry import suggest
+
+# Containers only: a playlist or a list of parts could name any other file of this machine.
+_FORMATS = (
+    "mov,mp4,matroska,webm,avi,mpegts,mpeg,mpegvideo,flv,ogg,asf,mxf,nut,ivf,gif,h264,hevc,m4v,av1,obu,mjpeg,"
+    "yuv4mpegpipe,dv,rm,wtv"
+)
+FILE_OPTIONS = {"format_whitelist": _FORMATS, "protocol_whitelist": "file"}
+
+
+class FileVideo(StoredVideo):
+    """A video file. Each iteration has a decoder of its own; no file stays open between them.
+
+    The end of a file that is damaged or cut off is missing: the frames before it are given, then ``damage`` says why.
+    Pixels that are not square stay as they are stored.
+
+    Raises:
+        VideoError: there is no such file, it is no video, holds no frame, cannot be decoded or is too large.
+    """
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+        self.name = str(path)
+        _check_file(self.path)
+        reading = self._open()
+        try:
+            first = next(reading.pictures(), None)
+            if first is None:
+                raise VideoError(f"{self.name} holds no frame that can be decoded ({reading.damage or 'it is empty'})")
+            self.width, self.height = upright_size(first)
+            self.frame_rate = reading.frame_rate
+            self._first_pts, self._tick = first.pts, float(reading.stream.time_base)
+        finally:
+            reading.close()
+
+    @property
+    def num_frames(self) -> int:
+        """Exact; the file is gone through once for it, without being decoded where its packets say their times."""
+        if self._table is not None:
+            return len(self._table[0])
+        return sum(1 for _ in self.pictures())
+
+    def frames(self, start: int = 0, stop: int | None = None) -> Iterator[Frame]:
+        if start < 0 or (start and start >= self.num_frames):
+            raise VideoError(f"{self.name} has no frame {start}; its frames are 0 to {self.num_frames - 1}")
+        return self._frames(start, stop)
+
+    def pictures(self, start: int = 0) -> Iterator[tuple[int, av.VideoFrame]]:
+        """Number and picture of the frames from ``start`` on, before they are turned into RGB."""
+        reading = self._open()
+        try:
+            pictures = self._sought(reading, start)
+            if pictures is None:  # the file does not lead to that frame: count the frames up to it
+                reading.close()
+                reading = self._open()
+                pictures = itertools.islice(reading.pictures(), start, None)
+            yield from self._counted(reading, pictures, start)
+        finally:
+            reading.close()
+
+    def frame_of(self, index: int, picture: av.VideoFrame) -> Frame:
+        """What ``frames`` gives of the picture. Raises VideoError where it has another size than the first one."""
+        width, height = upright_size(picture)
+        self._check_size(width, height, index)
+        return Frame(upright(picture), self._time(index, picture), index)
+
+    def key_frame(self, index: int) -> int:
+        """The last frame at or before ``index`` at which decoding can begin."""
+        if self._table is None:
+            return 0
+        keys = self._table[1]
+        return int(keys[np.searchsorted(keys, index, side="right") - 1])
+
+    def _frames(self, start: int, stop: int | None) -> Iterator[Frame]:
+        if stop is not None and stop <= start:
+            return
+        for index, picture in self.pictures(start):
+            yield self.frame_of(index, picture)
+            if index + 1 == stop:
+                return
+
+    def _counted(
+        self, reading: Pass, pictures: Iterator[av.VideoFrame], start: int
+    ) -> Iterator[tuple[int, av.VideoFrame]]:
+        index = start - 1
+        for index, picture in enumerate(pictures, start):
+            if self.closed:
+                return
+            yield index, picture
+        if reading.damage:
+            self._set_damage(reading.damage, index)
+
+    def _sought(self, reading: Pass, start: int) -> Iterator[av.VideoFrame] | None:
+        """The pictures from frame ``start`` on; None where a key frame before it does not lead there."""
+        if not start:
+            return reading.pictures()
+        if self._table is None:
+            return None
+        target = int(self._table[0][start])
+        reading.seek(target)
+        pictures = reading.pictures()
+        first = next((picture for picture in pictures if picture.pts is None or picture.pts >= target), None)
+        if first is None or first.pts != target:
+            return None
+        return itertools.chain([first], pictures)
+
+    def _time(self, index: int, picture: av.VideoFrame) -> float:
+        if picture.pts is None or self._first_pts is None:
+            return index / (self.frame_rate or PICTURE_RATE)
+        return (picture.pts - self._first_pts) * self._tick
+
+    @cached_property
+    def _table(self) -> tuple[np.ndarray, np.ndarray] | None:
+        """Presentation times of all frames in ascending order and the numbers of the key frames among them.
+
+        None where packets do not say their times, or several say the same.
+        """
+        reading = self._open()
+        try:
+            return _time_table(reading.packets())
+        finally:
+            reading.close()
+
+    def _open(self) -> Pass:
+        try:
+            container = av.open(f"file:{self.path.absolute()}", options=FILE_OPTIONS)
+        except av.FFmpegError as error:
+            raise VideoError(
+                f"{self.name} cannot be opened as a video ({error.strerror}): it is another kind of file, or it was "
+                "cut off, as an mp4 is whose recording was interrupted"
+            ) from error
+        try:
+            return Pass(container, self.name)
+        except VideoError:
+            container.close()
+            raise
+
+
+def _time_table(packets: Iterator["av.Packet"]) -> tuple[np.ndarray, np.ndarray] | None:
+    times, keys = [], []
+    for packet in packets:
+        if packet.pts is None:
+            return None
+        if packet.is_discard:
+            continue
+        times.append(packet.pts)
+        if packet.is_keyframe:
+            keys.append(packet.pts)
+    # What is shown before the first key frame needs frames that are not there, so no decoder gives it.
+    shown = np.sort(np.asarray([time for time in times if keys and time >= keys[0]], dtype=np.int64))
+    if len(shown) == 0 or (np.diff(shown) == 0).any():
+        return None
+    return shown, np.searchsorted(shown, np.sort(keys))
+
+
+def _check_file(path: Path) -> None:
+    if path.is_dir():
+        raise VideoError(f"{path} is a folder, not a video file")
+    if not path.exists():
+        parent = path.parent
+        near = [inner.name for inner in parent.iterdir()] if parent.is_dir() else []
+        where = "" if parent.is_dir() else f"; there is no folder {parent} either"
+        raise VideoError(f"no file {path}{suggest(path.name, near)}{where}")
+    if path.is_file() and path.stat().st_size == 0:
+        raise VideoError(f"{path} is empty (0 bytes)")
