@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, NoReturn, Protocol
 
-from pam_kit.contracts import ClipSample, RegionSample
+from pam_kit.contracts import ClipSample, RegionSample, VideoSample
 from pam_kit.errors import BrokenSample
 from pam_kit.tasks import LANGUAGES, TASKS
 
@@ -46,9 +46,26 @@ class RegionDataset(Protocol):
     def texts(self) -> Iterator[str]: ...
 
 
+class VideoDataset(Protocol):
+    """A dataset of whole videos, which sets ``videos``: what a stream is judged by, event after event."""
+
+    videos: bool = True
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> VideoSample: ...
+
+    def texts(self) -> Iterator[str]: ...
+
+
 def has_clips(dataset: RegionDataset | type) -> bool:
     """Whether a dataset, or the class of one, holds clips; one that says nothing holds pictures."""
     return bool(getattr(dataset, "clips", False))
+
+
+def has_videos(dataset: RegionDataset | VideoDataset | type) -> bool:
+    """Whether a dataset, or the class of one, holds whole videos."""
+    return bool(getattr(dataset, "videos", False))
 
 
 @dataclass(frozen=True)

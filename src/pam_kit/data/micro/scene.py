@@ -68,26 +68,26 @@ def make_scene(rng: np.random.Generator, side: int, split: Split, min_objects: i
     """
     for _ in range(100):
         if split == "standard":
-            looks = _standard_looks(rng, int(rng.integers(min_objects, max_objects + 1)))
+            looks = standard_looks(rng, int(rng.integers(min_objects, max_objects + 1)))
         else:
             looks = _lookalike_looks(rng, int(rng.integers((min_objects + 1) // 2, max_objects // 2 + 1)))
         rng.shuffle(looks)
-        scene = _place(rng, [_dress(rng, kind, colour) for kind, colour in looks], side)
+        scene = _place(rng, [dress(rng, kind, colour) for kind, colour in looks], side)
         if scene is not None:
             return scene
     raise PamKitError(f"micro dataset: no room for {max_objects} objects in 100 tries; lower max_objects")
 
 
-def _standard_looks(rng: np.random.Generator, count: int) -> list[list[str]]:
+def standard_looks(rng: np.random.Generator, count: int) -> list[list[str]]:
     """Kind and colour of ``count`` objects, no two the same; in most scenes some share a kind, some a colour."""
-    kind, colour = _pick(rng, KINDS), _pick(rng, COLOURS)
+    kind, colour = pick(rng, KINDS), pick(rng, COLOURS)
     looks = [[kind, colour]]
     if count > 1 and rng.random() < _LOOKALIKE_RATE:
-        looks.append([kind, _pick(rng, [c for c in COLOURS if c != colour])])
+        looks.append([kind, pick(rng, [c for c in COLOURS if c != colour])])
     if count > 2 and rng.random() < _LOOKALIKE_RATE:
-        looks.append([_pick(rng, [k for k in KINDS if k != kind]), colour])
+        looks.append([pick(rng, [k for k in KINDS if k != kind]), colour])
     while len(looks) < count:
-        look = [_pick(rng, KINDS), _pick(rng, COLOURS)]
+        look = [pick(rng, KINDS), pick(rng, COLOURS)]
         if look not in looks:
             looks.append(look)
     return looks
@@ -104,16 +104,18 @@ def _lookalike_looks(rng: np.random.Generator, groups: int) -> list[list[str]]:
     return [[kinds[i], colours[(i + step) % groups]] for i in range(groups) for step in (0, 1)]
 
 
-def _pick(rng: np.random.Generator, values: Sequence[str]) -> str:
+def pick(rng: np.random.Generator, values: Sequence[str]) -> str:
+    """One of ``values``, each as likely as the others."""
     return values[int(rng.integers(len(values)))]
 
 
-def _dress(rng: np.random.Generator, kind: str, colour: str) -> SceneObject:
+def dress(rng: np.random.Generator, kind: str, colour: str) -> SceneObject:
+    """An object of that look with a pattern, size, slant and light of its own; it has no place yet."""
     return SceneObject(
         kind=kind,
         colour=colour,
-        texture=_pick(rng, TEXTURES),
-        size=_pick(rng, tuple(SIZES)),
+        texture=pick(rng, TEXTURES),
+        size=pick(rng, tuple(SIZES)),
         rotation=float(rng.uniform(-_MAX_ROTATION, _MAX_ROTATION)),
         light=float(rng.uniform(-np.pi, np.pi)),
     )
