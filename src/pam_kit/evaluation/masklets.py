@@ -6,6 +6,7 @@ section 4 (J and F); Pont-Tuset et al., "The 2017 DAVIS Challenge on Video Objec
 
 import math
 from collections.abc import Sequence
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ from torchmetrics import Metric
 
 from pam_kit.errors import PamKitError
 
-Mask = np.ndarray | Tensor
+Mask: TypeAlias = np.ndarray | Tensor
 
 
 class MaskletScore(Metric):
