@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from pam_kit.contracts import POSITIVE_POINT, ClipSample, Region, RegionSample
-from pam_kit.data.schema import RegionDataset
+from pam_kit.contracts import POSITIVE_POINT, ClipSample, Region, RegionSample, VideoSample
+from pam_kit.data.schema import RegionDataset, VideoDataset
 from pam_kit.errors import BrokenSample
 from pam_kit.geometry import mask_box
 
@@ -33,6 +33,7 @@ class CheckReport:
 
     pictures: int = 0
     clips: int = 0
+    videos: int = 0
     regions: int = 0
     masks: int = 0
     texts: Counter[tuple[str, str]] = field(default_factory=Counter)
@@ -50,7 +51,9 @@ class CheckReport:
 
     def lines(self) -> list[str]:
         """The report as text."""
-        held = f"{self.clips} clips" if self.clips else f"{self.pictures} pictures"
+        held = f"{self.pictures} pictures"
+        if self.clips or self.videos:
+            held = f"{self.clips} clips" if self.clips else f"{self.videos} videos"
         lines = [f"{held}, {self.regions} regions, {self.masks} of them with a mask"]
         lines += [f"  {count} texts {task}.{language}" for (task, language), count in sorted(self.texts.items())]
         lines += self._broken_lines()
@@ -60,7 +63,7 @@ class CheckReport:
         return lines
 
     def _broken_lines(self) -> list[str]:
-        total = self.pictures + self.clips + len(self.broken)
+        total = self.pictures + self.clips + self.videos + len(self.broken)
         share = f" ({len(self.broken) / total:.2%})" if total else ""
         lines = [f"{len(self.broken)} of {total} samples are broken{share}"]
         for samples in self.broken_by_reason().values():
@@ -70,7 +73,7 @@ class CheckReport:
 
 
 def check_dataset(
-    dataset: RegionDataset, progress: Callable[..., Iterable[int]] = lambda items, **_: items
+    dataset: RegionDataset | VideoDataset, progress: Callable[..., Iterable[int]] = lambda items, **_: items
 ) -> CheckReport:
     """Read every sample of ``dataset`` once.
 
@@ -80,13 +83,16 @@ def check_dataset(
     for index in progress(range(len(dataset)), total=len(dataset), desc="check"):
         try:
             sample = dataset[index]
-            if isinstance(sample, ClipSample):
+            if isinstance(sample, ClipSample | VideoSample):
                 for _frame in sample.frames:
                     pass  # each is read, and says so where it cannot be
         except BrokenSample as broken:
             report.broken.append(broken)
             continue
-        _add_sample(report, sample)
+        if isinstance(sample, VideoSample):
+            _add_video(report, sample)
+        else:
+            _add_sample(report, sample)
     return report
 
 
@@ -98,17 +104,33 @@ def _add_sample(report: CheckReport, sample: RegionSample | ClipSample) -> None:
     for region in sample.regions:
         place = f"{sample.source} region {region.id}"
         report.regions += 1
-        _add_texts(report, region, place)
+        _add_texts(report, region.texts, place)
         if region.mask is not None:
-            report.masks += 1
-            if region.mask.mean() < TINY_SHARE:
-                report.tiny_masks.append(f"{place} ({int(region.mask.sum())} pixels)")
+            _add_mask(report, region.mask, place)
         if _looks_swapped(region) and region.prompt is not None and region.prompt.box is not None:
             report.swapped_boxes.append(f"{place} {[round(v, 1) for v in region.prompt.box]}")
 
 
-def _add_texts(report: CheckReport, region: Region, place: str) -> None:
-    for task, by_language in region.texts.items():
+def _add_video(report: CheckReport, video: VideoSample) -> None:
+    """A region of a video is judged where it is pointed at; what is said of it are its events."""
+    report.videos += 1
+    for region in video.regions:
+        place = f"{video.source} region {region.id}"
+        report.regions += 1
+        for event in region.events:
+            _add_texts(report, event.texts, f"{place} frames {event.first}-{event.last}")
+        if region.masks:
+            _add_mask(report, region.masks[region.frame], place)
+
+
+def _add_mask(report: CheckReport, mask: np.ndarray, place: str) -> None:
+    report.masks += 1
+    if mask.mean() < TINY_SHARE:
+        report.tiny_masks.append(f"{place} ({int(mask.sum())} pixels)")
+
+
+def _add_texts(report: CheckReport, texts: dict[str, dict[str, str]], place: str) -> None:
+    for task, by_language in texts.items():
         report.texts.update((task, language) for language in by_language)
         english, chinese = by_language.get("en"), by_language.get("zh")
         if english is not None and chinese is not None and english.strip() == chinese.strip():

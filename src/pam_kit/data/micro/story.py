@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from pam_kit.data.micro.video_language import DIRECTIONS, EventFacts
+from pam_kit.data.micro.video_language import EventFacts
 
 # Where objects rest on each axis. From one band to the other is more than a third of the picture.
 _LOW, _HIGH = (0.21, 0.3), (0.7, 0.79)
@@ -24,7 +24,7 @@ _ROUND = ("ball", "ring")
 # How often each event is chosen where it can be. The weights make up for that: only what is small hides, only what is
 # small grows and only what is large shrinks, and nothing changes its colour before it was seen in another one.
 _WEIGHTS = {"moves": 1.0, "spins": 1.15, "stays": 0.95, "turns": 1.6}
-_SIZE_WEIGHT, _AWAY_SMALL, _AWAY_LARGE = 2.0, {"hides": 1.45, "leaves": 0.3}, {"leaves": 1.4}
+_SIZE_WEIGHT, _AWAY_SMALL, _AWAY_LARGE = 2.0, {"hides": 1.6, "leaves": 0.3}, {"leaves": 1.4}
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,20 @@ class Cover:
     x: float
     y: float
     room: float
+
+
+@dataclass(frozen=True)
+class Role:
+    """What an object brings into its story.
+
+    ``growth`` is the factor by which it grows and shrinks; ``colours`` are those it may turn into, two or more;
+    ``cover`` is what it hides behind, needed where it "hides".
+    """
+
+    label: str
+    growth: float
+    colours: Sequence[str]
+    cover: Cover | None = None
 
 
 @dataclass(frozen=True)
@@ -96,50 +110,41 @@ def plan_events(rng: np.random.Generator, count: int, large: bool, kind: str) ->
     return events
 
 
-def play(
-    rng: np.random.Generator,
-    events: Sequence[str],
-    label: str,
-    first: Pose,
-    growth: float,
-    colours: Sequence[str],
-    cover: Cover | None,
-    steps: int,
-) -> list[Act]:
-    """Act out the planned ``events`` from the pose ``first`` on.
-
-    Args:
-        growth: the factor by which the object grows and shrinks.
-        colours: those it may change to.
-        cover: what it hides behind; needed where it "hides".
-        steps: frames an event.
-    """
+def play(rng: np.random.Generator, events: Sequence[str], first: Pose, role: Role, steps: int) -> list[Act]:
+    """Act out the planned ``events``, of ``steps`` frames each, from the pose ``first`` on."""
     acts: list[Act] = []
     pose = first
     for event in events:
-        facts, end = EventFacts(event, label, pose.colour), pose
-        if event == "moves":
-            direction, end = _crossed(rng, pose, steps)
-            facts = replace(facts, direction=direction)
-        elif event in ("grows", "shrinks"):
-            end = replace(pose, diameter=pose.diameter * (growth if event == "grows" else 1 / growth))
-        elif event == "spins":
-            end = replace(pose, rotation=pose.rotation + float(rng.choice([-_SPIN, _SPIN])))
-        elif event == "turns":
-            others = [colour for colour in colours if colour != pose.colour]
-            end = replace(pose, colour=others[int(rng.integers(len(others)))])
-            facts = replace(facts, colour=end.colour, old_colour=pose.colour)
-        elif event == "hides" and cover is not None:
-            end = replace(pose, x=cover.x, y=float(np.clip(pose.y, cover.y - cover.room, cover.y + cover.room)))
-            facts = replace(facts, behind=cover.look)
-        elif event == "leaves":
-            end = _outside(rng, pose)
-        elif event == "returns":
-            end = _back(rng, pose)
+        end, facts = _outcome(rng, event, pose, role, steps)
         covered = event == "hides" or (event == "returns" and acts[-1].behind)
         acts.append(Act(facts, pose, end, covered, event in ("hides", "leaves")))
         pose = end
     return acts
+
+
+def _outcome(rng: np.random.Generator, event: str, pose: Pose, role: Role, steps: int) -> tuple[Pose, EventFacts]:
+    """The pose at the end of an event that begins with ``pose``, and what is to be said about it."""
+    facts = EventFacts(event, role.label, pose.colour)
+    if event == "moves":
+        direction, end = _crossed(rng, pose, steps)
+        return end, replace(facts, direction=direction)
+    if event in ("grows", "shrinks"):
+        return replace(pose, diameter=pose.diameter * role.growth ** (1 if event == "grows" else -1)), facts
+    if event == "spins":
+        return replace(pose, rotation=pose.rotation + _SPIN * (1 if rng.integers(2) else -1)), facts
+    if event == "turns":
+        others = [colour for colour in role.colours if colour != pose.colour]
+        new = others[int(rng.integers(len(others)))]
+        return replace(pose, colour=new), replace(facts, colour=new, old_colour=pose.colour)
+    if event == "hides":
+        if role.cover is None:
+            raise ValueError(f"the {role.label} has nothing to hide behind")
+        low, high = role.cover.y - role.cover.room, role.cover.y + role.cover.room
+        hidden = replace(pose, x=role.cover.x, y=min(max(pose.y, low), high))
+        return hidden, replace(facts, behind=role.cover.look)
+    if event == "leaves":
+        return _outside(rng, pose), facts
+    return (_back(rng, pose) if event == "returns" else pose), facts
 
 
 def rest_pose(rng: np.random.Generator, diameter: float, rotation: float, colour: str) -> Pose:
@@ -152,32 +157,29 @@ def _band(rng: np.random.Generator, high: bool) -> float:
     return float(rng.uniform(*(_HIGH if high else _LOW)))
 
 
+def _moved(pose: Pose, axis: str, there: float) -> Pose:
+    return replace(pose, x=there) if axis == "x" else replace(pose, y=there)
+
+
 def _crossed(rng: np.random.Generator, pose: Pose, steps: int) -> tuple[str, Pose]:
     """To the other band of one axis, no faster than can be followed."""
-    axis = ("x", "y")[int(rng.integers(2))]
-    here = getattr(pose, axis)
-    there = _band(rng, here < 0.5)
-    longest = MAX_STRIDE * pose.diameter * steps
-    there = here + float(np.clip(there - here, -longest, longest))
-    sign = 1 if there > here else -1
-    direction = next(d for d, delta in DIRECTIONS.items() if delta == ((sign, 0) if axis == "x" else (0, sign)))
-    return direction, replace(pose, **{axis: there})
+    axis = "xy"[int(rng.integers(2))]
+    here, longest = getattr(pose, axis), MAX_STRIDE * pose.diameter * steps
+    way = min(max(_band(rng, here < 0.5) - here, -longest), longest)
+    directions = {"x": ("left", "right"), "y": ("up", "down")}[axis]
+    return directions[way > 0], _moved(pose, axis, here + way)
 
 
 def _outside(rng: np.random.Generator, pose: Pose) -> Pose:
     """Just beyond one of the two nearest edges."""
-    axis = ("x", "y")[int(rng.integers(2))]
+    axis = "xy"[int(rng.integers(2))]
     beyond = pose.diameter / 2 + 0.02
-    return replace(pose, **{axis: -beyond if getattr(pose, axis) < 0.5 else 1 + beyond})
+    return _moved(pose, axis, -beyond if getattr(pose, axis) < 0.5 else 1 + beyond)
 
 
 def _back(rng: np.random.Generator, pose: Pose) -> Pose:
-    """To a rest beside the edge that was left over; from behind a cover to any side."""
-    places = {}
-    for axis in ("x", "y"):
-        here = getattr(pose, axis)
-        if 0 < here < 1 and (0 < pose.x < 1) != (0 < pose.y < 1):
-            continue  # it left over the other edge
-        inside = 0 < here < 1
-        places[axis] = _band(rng, bool(rng.integers(2)) if inside else here > 1)
-    return replace(pose, **places)
+    """To a rest beside the edge that was left over; from behind a cover to any of the corners."""
+    outside = [axis for axis in "xy" if not 0 < getattr(pose, axis) < 1]
+    if outside:
+        return _moved(pose, outside[0], _band(rng, getattr(pose, outside[0]) > 0.5))
+    return replace(pose, x=_band(rng, bool(rng.integers(2))), y=_band(rng, bool(rng.integers(2))))

@@ -149,8 +149,8 @@ class MicroClips:
     The region is pointed at in the clip's first frame. Where the object is out of sight there, as where it comes back,
     the last frame in which it was seen opens the clip.
 
-    Attributes of the region are those of the event in ``micro_videos``, and "carried", whether the clip opens with
-    frames from before.
+    Attributes of the region are those of the event in ``micro_videos``, and "carried", whether the last frame of the
+    event before is in the clip.
 
     Args:
         num_samples: how many events the dataset has; sample i is event i % events_per_video of video
@@ -203,12 +203,12 @@ class MicroClips:
         video, number = divmod(int(index), self.settings.events)
         scene = _scene(self.settings, video)
         rng = np.random.default_rng([self.settings.seed, int(index), 2])
-        carried, told = rng.random() < self.carry, rng.random() < self.history
+        carried, told = (number > 0 and bool(rng.random() < share) for share in (self.carry, self.history))
         shown = _shown_frames(scene, number, carried)
         acts = scene.actors[0].acts
-        attributes = acts[number].facts.attributes() | {"carried": shown[0] < number * scene.steps}
+        attributes = acts[number].facts.attributes() | {"carried": carried}
         region = Region("0", mask=scene.mask(shown[0], 0), texts=_texts(acts[number]), attributes=attributes)
-        history = dict(_texts(acts[number - 1])["caption"]) if number and told else {}
+        history = dict(_texts(acts[number - 1])["caption"]) if told else {}
         frames = [scene.draw(frame) for frame in shown]
         return ClipSample(f"micro_clips seed {self.settings.seed}:{index}", frames, [region], history)
 
@@ -224,7 +224,7 @@ class MicroClips:
 def _shown_frames(scene: MovingScene, number: int, carried: bool) -> list[int]:
     """The frames of the clip of event ``number``: its own, and those from before that open it."""
     first = number * scene.steps
-    shown = list(range(first - 1 if carried and number else first, first + scene.steps))
+    shown = list(range(first - 1 if carried else first, first + scene.steps))
     if scene.in_sight(shown[0], 0):
         return shown
     seen = next((frame for frame in range(shown[0] - 1, -1, -1) if scene.in_sight(frame, 0)), None)

@@ -11,9 +11,8 @@ from pam_kit.data.micro.painting import COLOURS
 from pam_kit.data.micro.shapes import KINDS
 
 EVENTS = ("moves", "grows", "shrinks", "spins", "turns", "hides", "leaves", "returns", "stays")
-# dx and dy of each direction on the screen.
-DIRECTIONS = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}
 DIRECTION_WORDS_ZH = {"left": "左", "right": "右", "up": "上", "down": "下"}
+DIRECTIONS = tuple(DIRECTION_WORDS_ZH)
 # What can be an object to hide behind: wide enough everywhere, and without a hole.
 COVERS = ("box", "ball")
 
@@ -86,7 +85,7 @@ def all_event_texts() -> Iterator[str]:
             label,
             colour,
             old_colour=other if event == "turns" else None,
-            direction=tuple(DIRECTIONS)[number // len(EVENTS) % len(DIRECTIONS)] if event == "moves" else None,
+            direction=DIRECTIONS[number // len(EVENTS) % len(DIRECTIONS)] if event == "moves" else None,
             behind=f"{other} {COVERS[number % len(COVERS)]}" if event == "hides" else None,
         )
         yield from event_texts(facts)["caption"].values()
@@ -144,7 +143,7 @@ def _patterns(language: str) -> tuple[re.Pattern[str], re.Pattern[str]]:
         look, verbs, before, behind_it = "(?P<{}>{}) (?P<{}>{})", _VERBS_EN, r"\b", r"\b"
     else:
         colours, kinds = tuple(COLOUR_WORDS_ZH.values()), tuple(words.zh for words in KIND_WORDS.values())
-        directions = DIRECTION_WORDS_ZH.values()
+        directions = tuple(DIRECTION_WORDS_ZH.values())
         look, verbs, before, behind_it = "(?P<{}>{})的(?P<{}>{})", _VERBS_ZH, "", ""
     colour, kind = "|".join(colours), "|".join(kinds)
     words = {

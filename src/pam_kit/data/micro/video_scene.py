@@ -7,7 +7,7 @@ import numpy as np
 
 from pam_kit.data.micro.painting import COLOURS, Raster, paint, rasterize
 from pam_kit.data.micro.scene import SceneObject, dress, pick, standard_looks
-from pam_kit.data.micro.story import GROWTH, SMALL_DIAMETER, Act, Cover, Pose, plan_events, play, rest_pose
+from pam_kit.data.micro.story import GROWTH, SMALL_DIAMETER, Act, Cover, Pose, Role, plan_events, play, rest_pose
 from pam_kit.data.micro.video_language import COVERS
 
 # Around the picture, as a share of its side: room for what is just outside.
@@ -92,7 +92,7 @@ class MovingScene:
 
     def ids(self, frame: int) -> np.ndarray:
         """(S, S) int16: which of the actors each pixel shows, -1 for everything else."""
-        ids = np.full(2 * [self.side + 2 * self._margin], -1, np.int16)
+        ids: np.ndarray = np.full(2 * [self.side + 2 * self._margin], -1, np.int16)
         behind, front = self._layers(frame)
         cover = [] if self._cover is None else [(-1, self._cover)]
         for number, placed in (*behind, *cover, *front):
@@ -160,9 +160,11 @@ def make_moving_scene(
         plans.append((large, plan_events(rng, events, large, kind)))
     needed = any("hides" in plan for _, plan in plans)
     cover = _make_cover(rng, looks, side) if needed or rng.random() < _COVER_RATE else None
+    hiding = _hiding_place(cover, side) if cover is not None else None
     actors: list[Actor] = []
     for (kind, colour), (large, plan) in zip(looks, plans, strict=False):
-        actors += _cast(rng, dress(rng, kind, colour), large, plan, looks, cover, steps, actors, side)
+        colours = _free_colours(kind, looks, actors)
+        actors += _cast(rng, dress(rng, kind, colour), large, plan, colours, hiding, steps, actors)
     bystanders = _place_bystanders(rng, looks[len(actors) :], actors, cover, steps, side)
     return MovingScene(actors[:: 1 if rng.integers(2) else -1], bystanders, cover, steps, background)
 
@@ -177,32 +179,34 @@ def _make_cover(rng: np.random.Generator, looks: list[list[str]], side: int) -> 
     return replace(item, size="large", rotation=upright, diameter=diameter, x=round(0.5 * side), y=round(y * side))
 
 
+def _hiding_place(cover: SceneObject, side: int) -> Cover:
+    return Cover(f"{cover.colour} {cover.kind}", cover.x / side, cover.y / side, _COVER_SIZES[cover.kind][1])
+
+
 def _cast(
     rng: np.random.Generator,
     look: SceneObject,
     large: bool,
     plan: list[str],
-    looks: list[list[str]],
-    cover: SceneObject | None,
+    colours: list[str],
+    cover: Cover | None,
     steps: int,
     others: list[Actor],
-    side: int,
 ) -> list[Actor]:
     """The object with its events acted out so that it rests clear of the ``others``; none where that cannot be."""
-    growth = float(rng.uniform(*GROWTH))
-    diameter = float(rng.uniform(*SMALL_DIAMETER)) * (growth if large else 1)
-    worn = looks + [[other.look.kind, act.facts.colour] for other in others for act in other.acts]
-    colours = [colour for colour in COLOURS if [look.kind, colour] not in worn]
-    hiding = None
-    if cover is not None:
-        room = _COVER_SIZES[cover.kind][1]
-        hiding = Cover(f"{cover.colour} {cover.kind}", cover.x / side, cover.y / side, room)
+    role = Role(look.kind, float(rng.uniform(*GROWTH)), colours, cover)
+    diameter = float(rng.uniform(*SMALL_DIAMETER)) * (role.growth if large else 1)
     for _ in range(_ATTEMPTS):
-        first = rest_pose(rng, diameter, look.rotation, look.colour)
-        acts = play(rng, plan, look.kind, first, growth, colours, hiding, steps)
+        acts = play(rng, plan, rest_pose(rng, diameter, look.rotation, look.colour), role, steps)
         if all(_clear(_rests(acts, steps), _rests(other.acts, steps)) for other in others):
             return [Actor(look, acts)]
     return []
+
+
+def _free_colours(kind: str, looks: list[list[str]], others: list[Actor]) -> list[str]:
+    """Colours in which an object of that kind looks like no other one at any time."""
+    worn = looks + [[other.look.kind, act.end.colour] for other in others for act in other.acts]
+    return [colour for colour in COLOURS if [kind, colour] not in worn]
 
 
 def _rests(acts: Sequence[Act], steps: int) -> list[Pose | None]:
