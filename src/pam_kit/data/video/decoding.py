@@ -8,6 +8,8 @@ import numpy as np
 
 from pam_kit.data.video.frames import VideoError, check_pixels
 
+CUT_OFF = "a packet is cut off or damaged"
+
 
 class Pass:
     """The pictures of a container, in the order of showing.
@@ -35,23 +37,29 @@ class Pass:
 
     def pictures(self) -> Iterator[av.VideoFrame]:
         """All pictures from here on; those before any damage, then ``damage`` is set."""
-        last: av.VideoFrame | None = None
-        for picture in self._decoded():
-            last = picture
-            yield picture
+        last, count = None, 0
+        for last in self._decoded():  # noqa: B007 - also looked at behind the loop
+            count += 1
+            yield last
         if self.damage is None and last is not None and not self._tolerant:
-            self.damage = self._missing_end(last)
+            self.damage = self._missing_end(last, count)
 
     def packets(self) -> Iterator["av.Packet"]:
-        """The packets that hold pictures, in the order of the file, up to any damage."""
+        """The packets that hold pictures, in the order of the file; those before any damage, then ``damage`` is set."""
+        last, count = None, 0
         try:
             for packet in self.container.demux(self.stream):
-                if packet.is_corrupt:
+                if self._is_cut_off(packet):
+                    self.damage = CUT_OFF
                     return
                 if packet.size:
+                    last = packet if last is None or (packet.pts or 0) > (last.pts or 0) else last
+                    count += 1
                     yield packet
-        except av.FFmpegError:
+        except av.FFmpegError as error:
+            self.damage = f"the file cannot be read on ({error.strerror})"
             return
+        self.damage = None if last is None else self._missing_end(last, count)
 
     def seek(self, pts: int) -> None:
         """Go to the key frame at or before ``pts``."""
@@ -80,14 +88,18 @@ class Pass:
         yield from self._held_back()
 
     def _of_packet(self, packet: "av.Packet") -> Iterator[av.VideoFrame]:
-        if packet.is_corrupt and not self._tolerant:
-            self.damage = "a packet is cut off or damaged"
+        if self._is_cut_off(packet) and not self._tolerant:
+            self.damage = CUT_OFF
             return
         for picture in packet.decode():
             if picture.is_corrupt and not self._tolerant:
                 self.damage = "a picture is damaged"
                 return
             yield picture
+
+    def _is_cut_off(self, packet: "av.Packet") -> bool:
+        """In a transport stream the mark only says that a counter jumped, as where two files were joined."""
+        return packet.is_corrupt and self.container.format.name != "mpegts"
 
     def _held_back(self) -> Iterator[av.VideoFrame]:
         """The pictures before the damage that the decoder still holds to put them in order."""
@@ -98,13 +110,18 @@ class Pass:
         except av.FFmpegError:
             return
 
-    def _missing_end(self, last: av.VideoFrame) -> str | None:
-        """What is said where the file's head promises at least two more frames and the data hold none."""
+    def _missing_end(self, last: "av.VideoFrame | av.Packet", count: int) -> str | None:
+        """What is said where the file's head promises at least two more frames and the data hold none.
+
+        ``count`` frames or packets were there, ``last`` was the last of them.
+        """
         promised = _promised_seconds(self.container, self.stream)
         if promised is None or last.pts is None:
             return None
-        shown = float((last.pts - (self.stream.start_time or 0)) * self.stream.time_base) + 1 / (self.frame_rate or 1.0)
-        if promised - shown < 2 / (self.frame_rate or 1.0):
+        before = float((last.pts - (self.stream.start_time or 0)) * self.stream.time_base)
+        shown = before + float((last.duration or 0) * self.stream.time_base)
+        usual = before / (count - 1) if count > 1 else promised
+        if promised - shown < 2 * usual:
             return None
         return f"{promised:.2f} seconds were promised, {shown:.2f} are there"
 
@@ -125,8 +142,8 @@ def upright_size(picture: av.VideoFrame) -> tuple[int, int]:
 def _video_stream(container, name: str):
     found = [s for s in container.streams.video if not s.disposition & av.stream.Disposition.attached_pic]
     if not found:
-        kinds = sorted({stream.type for stream in container.streams}) or ["nothing"]
-        raise VideoError(f"{name} has no video stream, only {' and '.join(kinds)}")
+        kinds = " and ".join(sorted({stream.type for stream in container.streams}))
+        raise VideoError(f"{name} has no video stream, {f'only {kinds}' if kinds else 'nor any other'}")
     if found[0].codec_context is None:
         raise VideoError(
             f"{name}: the codec of its video stream is unknown to this build of FFmpeg ({av.ffmpeg_version_info}); "

@@ -45,9 +45,9 @@ class FileVideo(StoredVideo):
         finally:
             reading.close()
 
-    @property
+    @cached_property
     def num_frames(self) -> int:
-        """Exact; the file is gone through once for it, without being decoded where its packets say their times."""
+        """The file is gone through once for it, without being decoded where its packets say their times."""
         if self._table is not None:
             return len(self._table[0])
         return sum(1 for _ in self.pictures())
@@ -129,9 +129,12 @@ class FileVideo(StoredVideo):
         """
         reading = self._open()
         try:
-            return _time_table(reading.packets())
+            table = _time_table(reading.packets())
         finally:
             reading.close()
+        if table is not None and reading.damage:
+            self._set_damage(reading.damage, len(table[0]) - 1)
+        return table
 
     def _open(self) -> Pass:
         try:

@@ -79,7 +79,8 @@ class VideoSource(ABC):
     def reversed(self, stop: int | None = None) -> Iterator[Frame]:
         """Frames ``stop``, ``stop`` - 1, ..., 0 of a stored source, the last frame first by default.
 
-        At most 32 frames are kept. A video with few key frames is decoded many times over. Raises as ``frames``.
+        At most 32 frames are kept. A video with few key frames is decoded many times over. Where its end is damaged,
+        the first one is the last that can be read. Raises as ``frames``.
         """
         raise VideoError(f"{self.name} only goes forward; store it as a video file to read it backwards")
 
@@ -114,22 +115,23 @@ class StoredVideo(VideoSource):
         return self.frames()
 
     def reversed(self, stop: int | None = None) -> Iterator[Frame]:
-        last = self._last() if stop is None else stop
-        end = last + 1
+        count = self._count()
+        if stop is not None and not 0 <= stop < count:
+            raise VideoError(f"{self.name} has no frame {stop}; its frames are 0 to {count - 1}")
+        return self._backwards(count if stop is None else stop + 1)
+
+    def _backwards(self, end: int) -> Iterator[Frame]:
         while end > 0 and not self.closed:
             start = max(0, end - REVERSE_CHUNK)
             chunk = list(self.frames(start, end))
-            if not self.closed and len(chunk) < end - start:
-                raise VideoError(f"{self.name} has no frame {last}; its last one is {start + len(chunk) - 1}")
             while chunk:
                 yield chunk.pop()
             end = start
 
-    def _last(self) -> int:
-        """The number of the last frame."""
+    def _count(self) -> int:
         if self.num_frames is None:
-            raise VideoError(f"{self.name}: its number of frames is unknown; say at which frame to begin")
-        return self.num_frames - 1
+            raise VideoError(f"{self.name}: its number of frames is unknown")
+        return self.num_frames
 
 
 def check_pixels(name: str, width: int, height: int) -> None:

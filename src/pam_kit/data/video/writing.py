@@ -46,8 +46,11 @@ class Mp4Encoder:
         self.frame_rate, self.size, self.frames = frame_rate, size, 0
         self._last_tick = -1
         self.encoder = next(name for name in ENCODERS if name in av.codecs_available)
-        flags = _MOVFLAGS if isinstance(target, str) else "faststart"
-        self._container = av.open(target, "w", format="mp4", options={"movflags": flags})
+        # Each fragment goes to the file at once, not when a buffer is full.
+        options = (
+            {"movflags": _MOVFLAGS, "flush_packets": "1"} if isinstance(target, str) else {"movflags": "faststart"}
+        )
+        self._container = av.open(target, "w", format="mp4", options=options)
         self._stream = self._add_stream(quality)
 
     def write(self, image: np.ndarray, time: float | None = None) -> None:

@@ -1,0 +1,50 @@
+"""Single frames of a video file by number, without starting anew where the next one wanted lies just ahead."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import av
+
+from pam_kit.data.video.files import FileVideo
+from pam_kit.data.video.frames import Frame, VideoError
+
+
+class FrameReader:
+    """Reads frames by number; pickled without its decoder, which begins where the last frame was.
+
+    Args:
+        path: the video file.
+
+    Raises VideoError as ``FileVideo``.
+    """
+
+    def __init__(self, path: str):
+        self.video = FileVideo(path)
+        self._going: Iterator[tuple[int, av.VideoFrame]] | None = None
+        self._next = 0
+
+    def read(self, index: int) -> Frame:
+        """Frame ``index``; decoding goes on from the last one unless a key frame lies between.
+
+        Raises VideoError where there is no such frame, also because the file is damaged before it.
+        """
+        if not 0 <= index < self.video.num_frames:
+            raise VideoError(f"{self.video.name} has no frame {index}; its frames are 0 to {self.video.num_frames - 1}")
+        if self._going is None or not self.video.key_frame(index) <= self._next <= index:
+            self.close()
+            self._going, self._next = self.video.pictures(index), index
+        for number, picture in self._going:
+            self._next = number + 1
+            if number == index:
+                return self.video.frame_of(number, picture)
+        self.close()
+        raise VideoError(self.video.damage or f"{self.video.name} has no frame {index}")
+
+    def close(self) -> None:
+        """Close the file; the next frame opens it again."""
+        if self._going is not None:
+            self._going.close()  # type: ignore[attr-defined]
+            self._going = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_going": None}

@@ -1,0 +1,58 @@
+"""Tiny videos made on the spot, by PyAV alone."""
+
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+
+def noise(index: int, size: tuple[int, int]) -> np.ndarray:
+    return np.random.default_rng(index).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+
+
+@pytest.fixture
+def make_video(tmp_path):
+    """``make_video(name, ...)`` -> the path of a video of noise: H.264, 10 frames a second, key frames 12 apart.
+
+    ``ticks``: when each frame is shown, in ``clock`` ticks a second.
+    """
+
+    def make(
+        name: str = "clip.mp4",
+        count: int = 40,
+        size=(64, 48),
+        ticks=None,
+        b_frames: int = 2,
+        rotation: int = 0,
+        clock: int = 1000,
+        **muxer,
+    ) -> Path:
+        path = tmp_path / name
+        with av.open(str(path), "w", options=muxer) as container:
+            stream = container.add_stream("libx264", rate=10, options={"g": "12", "bf": str(b_frames)})
+            stream.width, stream.height, stream.pix_fmt = *size, "yuv420p"
+            stream.codec_context.time_base = Fraction(1, clock)
+            if rotation:
+                stream.set_display_rotation(rotation)
+            for i in range(count):
+                frame = av.VideoFrame.from_ndarray(noise(i, size), format="rgb24")
+                frame.pts, frame.time_base = (ticks[i] if ticks else clock // 10 * i), Fraction(1, clock)
+                container.mux(stream.encode(frame))
+            container.mux(stream.encode(None))
+        return path
+
+    return make
+
+
+@pytest.fixture
+def plainly():
+    """``plainly(path)`` -> (image, seconds) of every frame, decoded from the start by PyAV alone."""
+
+    def decode(path: Path) -> list[tuple[np.ndarray, float]]:
+        with av.open(str(path)) as container:
+            found = [(f.to_ndarray(format="rgb24"), float(f.pts * f.time_base)) for f in container.decode(video=0)]
+        return [(image, seconds - found[0][1]) for image, seconds in found]
+
+    return decode
