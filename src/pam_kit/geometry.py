@@ -11,6 +11,12 @@ def mask_box(mask: np.ndarray) -> tuple[float, float, float, float]:
     return float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1)
 
 
+def mask_iou(one: np.ndarray, other: np.ndarray) -> float:
+    """Intersection over union of two boolean (H, W) masks; 1 where both are empty."""
+    union = np.count_nonzero(one | other)
+    return np.count_nonzero(one & other) / union if union else 1.0
+
+
 def eroded(mask: np.ndarray) -> np.ndarray:
     """The (H, W) mask without the pixels that have an unset neighbour above, below, left or right.
 

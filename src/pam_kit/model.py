@@ -11,6 +11,7 @@ from pam_kit.contracts import (
     ClipBatch,
     Decoder,
     GeneratedText,
+    PerceivedTokens,
     Perceiver,
     ProjectedTokens,
     Projector,
@@ -137,8 +138,11 @@ class RegionVLM(nn.Module):
 
         ``later``: the features are of a frame behind the first of a clip, which may become fewer tokens.
         """
-        tokens = replace(self.perceiver(regions), mask_logits=regions.mask_logits)
-        return self.projector(tokens, later)
+        return self.projector(self.perceived(regions), later)
+
+    def perceived(self, regions: RegionFeatures) -> PerceivedTokens:
+        """The first half of ``perceive``: tokens in the backbone's width, from which both kinds of frames are made."""
+        return replace(self.perceiver(regions), mask_logits=regions.mask_logits)
 
     def follow(
         self, frames: Iterable[Tensor], read: Sequence[int], prompts: PromptBatch

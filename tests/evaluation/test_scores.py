@@ -9,7 +9,8 @@ import pytest
 from pam_kit.contracts import GeneratedText, Region, RegionPrompt
 from pam_kit.data.micro.dataset import MicroDataset
 from pam_kit.evaluation.evaluate import markdown
-from pam_kit.evaluation.scores import Score, SplitScores, iou, normal
+from pam_kit.evaluation.scores import Score, SplitScores, normal
+from pam_kit.geometry import mask_iou
 from pam_kit.inference.result import RegionPrediction
 
 PROMPT = RegionPrompt(box=(0, 0, 4, 4))
@@ -85,7 +86,7 @@ def test_the_right_answers_at_the_wrong_regions_score_less():
     [(mask(2), mask(4), 0.5), (mask(3), mask(1), 1 / 3), (mask(0), mask(0), 1), (mask(0), mask(1), 0)],
 )
 def test_iou_by_hand(one, other, expected):
-    assert iou(one, other) == iou(other, one) == pytest.approx(expected)
+    assert mask_iou(one, other) == mask_iou(other, one) == pytest.approx(expected)
 
 
 def test_what_does_not_matter_in_a_text():

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 
 from pam_kit import __version__
-from pam_kit.cli import datasets, exchange, listings, prediction, runs
+from pam_kit.cli import datasets, exchange, listings, prediction, runs, streaming
 from pam_kit.errors import PamKitError
 
 
@@ -36,11 +36,11 @@ def _parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="pam-kit",
-        description="Train and use vision-language models that understand regions of pictures.",
+        description="Train and use vision-language models that understand regions of pictures and videos.",
         epilog="Start with: pam-kit fit pam_tiny",
     )
     parser.add_argument("--version", action="version", version=f"pam-kit {__version__}")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
-    for group in (runs, prediction, listings, datasets, exchange):
+    for group in (runs, prediction, streaming, listings, datasets, exchange):
         group.add_verbs(verbs)
     return parser

@@ -1,50 +1,60 @@
-"""The verb that answers about regions: predict. Torch-free."""
+"""The verb that answers about regions of pictures and videos: predict. Torch-free."""
 
 import argparse
 import json
+import sys
 from pathlib import Path
 
-from pam_kit.cli.arguments import add_verb, choices
-from pam_kit.cli.runs import RUN
+from pam_kit.cli.arguments import add_verb, positive
+from pam_kit.cli.prompting import (
+    PICTURE_FORMATS,
+    VIDEO_FORMATS,
+    add_checkpoint,
+    add_prompts,
+    add_questions,
+    is_picture,
+    opened_video,
+    out_path,
+)
 from pam_kit.errors import PamKitError
-from pam_kit.tasks import LANGUAGES, TASKS
 
-PICTURE_FORMATS = (".png", ".jpg", ".jpeg", ".webp")
+# As in inference.frame_choice, whose module would load torch.
+SAMPLERS = ("uniform", "all", "mask_change")
 
 
 def add_verbs(verbs) -> None:
-    parser = add_verb(verbs, "predict", predict, "masks and texts of regions of a picture")
-    parser.add_argument("image", nargs="?", metavar="IMAGE", help="a picture file")
-    parser.add_argument("--checkpoint", required=True, metavar="RUN", help=RUN)
-    parser.add_argument(
-        "--box", action="append", default=[], metavar="X1,Y1,X2,Y2", help="a region by its box; repeatable"
+    details = (
+        "A picture is encoded once for all its regions. Through a video (an mp4, a folder of pictures, or a .txt file "
+        "that lists pictures) regions are followed both ways from where they are pointed at."
     )
+    parser = add_verb(verbs, "predict", predict, "masks and texts of regions of a picture or a video", details)
+    parser.add_argument("image", nargs="?", metavar="IMAGE|VIDEO", help="a picture, a video file, a folder of pictures")
+    add_checkpoint(parser)
+    add_prompts(parser, videos=True)
+    add_questions(parser)
     parser.add_argument(
-        "--point",
-        action="append",
-        nargs="+",
-        default=[],
-        metavar="X,Y[,0|1]",
-        help="a region by one or more points, 1 inside it (default) and 0 outside; repeatable",
+        "--frames", type=positive, default=16, metavar="N", help="frames of a video that are read (default 16)"
     )
+    parser.add_argument("--sampler", choices=SAMPLERS, default="uniform", help="which ones (default uniform)")
+    parser.add_argument("--rate", type=float, metavar="FPS", help="frames a second of a folder of pictures")
+    parser.add_argument("--json", action="store_true", help="print JSON: COCO RLE masks, boxes, scores, texts")
     parser.add_argument(
-        "--mask", action="append", default=[], metavar="PNG", help="a region by a mask picture; repeatable"
+        "--out", metavar="FILE", help="overlay picture or annotated mp4 (default <name>_regions.png or .mp4)"
     )
-    parser.add_argument("--combine", action="store_true", help="all prompts point at one region together")
-    parser.add_argument(
-        "--task", type=choices(TASKS), default=("recognize",), help=f"comma-separated: {','.join(TASKS)}"
-    )
-    parser.add_argument("--lang", type=choices(LANGUAGES), default=("en",), help="comma-separated: en,zh")
-    parser.add_argument("--max-new-tokens", type=int, default=64, help="longest answer (default 64)")
-    parser.add_argument("--device", help="torch device; the first GPU by default, else the CPU")
-    parser.add_argument("--json", action="store_true", help="print JSON: COCO RLE mask, box, scores, texts")
-    parser.add_argument("--out", metavar="PNG", help="overlay picture (default <image>_regions.png)")
 
 
 def predict(options: argparse.Namespace) -> None:
-    """Print masks and texts of regions of a picture and write an overlay."""
+    """Print masks and texts of regions and write them into a copy of the picture or video."""
     options.image = options.image or _image_behind_points(options.point)
-    picture = _overlay_path(options)
+    if is_picture(options.image):
+        _predict_picture(options)
+    else:
+        _predict_video(options)
+
+
+def _predict_picture(options: argparse.Namespace) -> None:
+    default = f"{Path(options.image).stem}_regions.png"
+    picture = out_path(options.out, default, PICTURE_FORMATS, "the overlay is a picture")
     from pam_kit.inference.predictor import RegionPredictor, as_array
     from pam_kit.inference.prompt_options import prompts_from_options
 
@@ -59,26 +69,57 @@ def predict(options: argparse.Namespace) -> None:
         print(json.dumps([region.to_json() for region in regions], ensure_ascii=False, indent=1))
         return
     for number, region in enumerate(regions, 1):
-        box = "empty" if region.box is None else ",".join(f"{v:g}" for v in region.box)
-        print(f"region {number}: {int(region.mask.sum())} px, box {box}, predicted IoU {region.iou:.2f}")
-        for task, by_language in region.texts.items():
-            for language, answer in by_language.items():
-                print(f"  {task:<10}{language}  {answer.text}  ({answer.score:.2f})")
+        print(
+            f"region {number}: {int(region.mask.sum())} px, box {_numbers(region.box)}, predicted IoU {region.iou:.2f}"
+        )
+        _print_texts(region.texts)
     print(f"overlay: {picture}")
+
+
+def _predict_video(options: argparse.Namespace) -> None:
+    default = f"{Path(options.image).stem}_regions.mp4"
+    annotated = out_path(options.out, default, VIDEO_FORMATS, "the annotated video is an mp4")
+    from tqdm import tqdm
+
+    from pam_kit.inference.annotated_video import write_annotated
+    from pam_kit.inference.prompt_options import video_prompts_from_options
+    from pam_kit.inference.tracker import VideoPredictor
+
+    prompts = video_prompts_from_options(options.box, options.point, options.mask, options.frame, options.combine)
+    with opened_video(options.image, None, options.rate) as video:
+        predictor = VideoPredictor.from_run(options.checkpoint, options.device)
+        asked = (options.task, options.lang, options.frames, options.sampler, options.max_new_tokens)
+        found = predictor.predict(video, prompts, *asked, progress=tqdm)
+        write_annotated(found, video, annotated, options.lang, progress=tqdm)
+    if options.json:
+        print(json.dumps(found.to_json(), ensure_ascii=False, indent=1))
+        return
+    for region in found.regions:
+        seen = [frame for frame in region.frames if frame.segmentation is not None]
+        print(f"region {region.region}: in sight in {len(seen)} of {len(region.frames)} frames, {_changes(region)}")
+        _print_texts(region.texts)
+    print(f"annotated: {annotated}")
+    if found.damage:
+        print(f"pam-kit predict: {found.damage}", file=sys.stderr)
+
+
+def _changes(region) -> str:
+    """When a region of a video went out of sight and came back."""
+    return "; ".join(f"{change.state} at {change.time:.2f} s" for change in region.transitions)
+
+
+def _numbers(box) -> str:
+    return "empty" if box is None else ",".join(f"{v:g}" for v in box)
+
+
+def _print_texts(texts) -> None:
+    for task, by_language in texts.items():
+        for language, answer in by_language.items():
+            print(f"  {task:<10}{language}  {answer.text}  ({answer.score:.2f})")
 
 
 def _image_behind_points(groups: list[list[str]]) -> str:
     """The picture of ``--point 10,20 photo.jpg``, where it stands behind the points like one of them."""
-    if groups and len(groups[-1]) > 1 and Path(groups[-1][-1]).is_file():
+    if groups and len(groups[-1]) > 1 and Path(groups[-1][-1]).exists():
         return groups[-1].pop()
     raise PamKitError("which picture? give a file, as in pam-kit predict photo.jpg --checkpoint RUN --point 10,20")
-
-
-def _overlay_path(options: argparse.Namespace) -> Path:
-    """Where the overlay goes, looked at before anything is computed."""
-    path = Path(options.out or f"{Path(options.image).stem}_regions.png")
-    if path.suffix.lower() not in PICTURE_FORMATS:
-        raise PamKitError(f"--out {path}: the overlay is a picture; its name must end in {', '.join(PICTURE_FORMATS)}")
-    if not path.parent.is_dir():
-        raise PamKitError(f"--out {path}: there is no folder {path.parent}; make it first")
-    return path

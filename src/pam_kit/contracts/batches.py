@@ -18,6 +18,11 @@ class TensorRecord:
         """The same, with no tensor that another process can see; each of those holds a file open."""
         return self._changed(lambda tensor: tensor.clone() if tensor.is_shared() else tensor)
 
+    def _of_rows(self, rows: Sequence[int]):
+        """A record of regions, the first axis of all its tensors, with some of them."""
+        index = torch.tensor(list(rows), dtype=torch.long)
+        return self._changed(lambda tensor: tensor[index.to(tensor.device)])
+
     def _changed(self, change: Callable[[Tensor], Tensor]):
         def changed(value):
             if isinstance(value, list | tuple):
@@ -170,6 +175,13 @@ class RegionFeatures(TensorRecord):
     candidate_logits: Tensor
     candidate_iou: Tensor
 
+    def __len__(self) -> int:
+        return len(self.iou)
+
+    def of_rows(self, rows: Sequence[int]) -> "RegionFeatures":
+        """Some of the regions, in that order."""
+        return self._of_rows(rows)
+
 
 @dataclass
 class PerceivedTokens(TensorRecord):
@@ -182,6 +194,10 @@ class PerceivedTokens(TensorRecord):
     semantic: Tensor
     grid: tuple[int, int]
     mask_logits: Tensor | None = None
+
+    def of_rows(self, rows: Sequence[int]) -> "PerceivedTokens":
+        """Some of the regions, in that order."""
+        return self._of_rows(rows)
 
 
 @dataclass

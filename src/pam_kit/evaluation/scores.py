@@ -5,9 +5,8 @@ from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-import numpy as np
-
 from pam_kit.contracts import Region
+from pam_kit.geometry import mask_iou
 from pam_kit.inference.result import RegionPrediction
 
 # (caption, attribute, language) -> the attribute's value as the caption states it, or None
@@ -65,7 +64,7 @@ class SplitScores:
 
     def _add_region(self, truth: Region, predicted: RegionPrediction) -> None:
         if truth.mask is not None:
-            self.scores["mask IoU"].add(iou(predicted.mask, truth.mask))
+            self.scores["mask IoU"].add(mask_iou(predicted.mask, truth.mask))
         for language, text in truth.texts.get("recognize", {}).items():
             if language == "en":
                 self.labels[normal(text)] += 1
@@ -119,12 +118,6 @@ class SplitScores:
             commonest = max(Counter(facts).values(), default=0)
             for i in range(len(facts)):
                 self.scores[f"one answer a picture: {name}"].add(i < commonest)
-
-
-def iou(predicted: np.ndarray, truth: np.ndarray) -> float:
-    """Intersection over union of two boolean (H, W) masks; 1 where both are empty."""
-    union = np.count_nonzero(predicted | truth)
-    return np.count_nonzero(predicted & truth) / union if union else 1.0
 
 
 def normal(text: str) -> str:

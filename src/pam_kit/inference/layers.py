@@ -59,13 +59,18 @@ def scaled_layers(
     size = (max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))
     original = Image.fromarray(image)
     canvas = original.copy() if size == original.size else original.resize(size, Image.Resampling.BICUBIC)
-    layers = []
-    for index, prediction in enumerate(predictions):
-        mask = resized_mask(prediction.mask, size)
-        box = pixel_box(mask) if mask.any() else (0, 0, 0, 0)
-        prompt = _resized_prompt(prediction.prompt, scale, size)
-        layers.append(Layer(index + 1, marks.region_colour(index), mask, box, prompt))
+    layers = [region_layer(i, one.mask, one.prompt, scale, size) for i, one in enumerate(predictions, 1)]
     return canvas, layers
+
+
+def region_layer(number: int, mask: np.ndarray, prompt: RegionPrompt, scale: float, size: tuple[int, int]) -> Layer:
+    """A region's (H, W) mask and prompt, ``scale`` times as large, on a canvas of ``size`` = (width, height).
+
+    Its colour goes by its number, counted from 1.
+    """
+    mask = resized_mask(mask, size)
+    box = pixel_box(mask) if mask.any() else (0, 0, 0, 0)
+    return Layer(number, marks.region_colour(number - 1), mask, box, _resized_prompt(prompt, scale, size))
 
 
 def resized_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:

@@ -6,6 +6,7 @@ import numpy as np
 from PIL import Image
 
 from pam_kit.errors import PamKitError
+from pam_kit.geometry import mask_iou
 from pam_kit.inference import marks
 from pam_kit.inference.layers import Sizes, paint_numbers, paint_regions, pixel_box, resized_mask, scaled_layers
 from pam_kit.inference.panel import BACKGROUND, Entry, draw_panel
@@ -84,7 +85,7 @@ def draw_task_example(
         truth = resized_mask(truth_mask, canvas.size)
         if truth.any():
             marks.draw_dashed_outline(canvas, truth, pixel_box(truth), marks.BLACK, sizes.thin)
-        facts += f", IoU with dashed truth {_mask_iou(prediction.mask, truth_mask):.2f}"
+        facts += f", IoU with dashed truth {mask_iou(prediction.mask, truth_mask):.2f}"
     rows = []
     for language, text in expected.items():
         answer = prediction.texts.get(task, {}).get(language)
@@ -177,8 +178,3 @@ def _text_rows(prediction: RegionPrediction, languages: Sequence[str]) -> tuple[
 
 def _shown(text: str) -> str:
     return text if text.strip() else "(empty)"
-
-
-def _mask_iou(a: np.ndarray, b: np.ndarray) -> float:
-    union = np.logical_or(a, b).sum()
-    return float(np.logical_and(a, b).sum() / union) if union else 1.0

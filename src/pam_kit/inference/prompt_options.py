@@ -1,5 +1,6 @@
 """Prompts as they are typed on a command line."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -8,6 +9,7 @@ from PIL import Image, UnidentifiedImageError
 
 from pam_kit.contracts import POSITIVE_POINT, RegionPrompt
 from pam_kit.errors import PromptError
+from pam_kit.inference.video_result import FramePrompt
 
 
 def prompts_from_options(
@@ -26,6 +28,34 @@ def prompts_from_options(
         *(_pointed(group) for group in parsed_points),
         *(RegionPrompt(mask=mask) for mask in parsed_masks),
     ]
+
+
+# What is pointed at, the frame and the region: the latter two may be missing.
+_PLACE = re.compile(r"^(.*?)(?:@(\d+))?(?:#(\d+))?$", re.DOTALL)
+
+
+def video_prompts_from_options(
+    boxes: Sequence[str], points: Sequence[Sequence[str]], masks: Sequence[str], frame: int = 0, combine: bool = False
+) -> list[FramePrompt]:
+    """As ``prompts_from_options``, each with the frame that it points into and the region that it is about.
+
+    ``@12`` behind a box, a mask or the last of a group of points says frame 12, by default ``frame``; ``#2`` behind
+    that says region 2, by default a region of its own, or with ``combine`` always region 1.
+    """
+    typed = [("box", [text]) for text in boxes] + [("point", list(group)) for group in points]
+    typed += [("mask", [path]) for path in masks]
+    if not typed:
+        prompts_from_options([], [], [])
+    found: list[tuple[int | None, int, RegionPrompt]] = []
+    for kind, (*others, last) in typed:
+        what, at, region = _PLACE.findall(last)[0]
+        words = [*others, what]
+        given = {"box": (words, [], []), "point": ([], [words], []), "mask": ([], [], words)}[kind]
+        found.append((int(region) if region else None, int(at or frame), prompts_from_options(*given)[0]))
+    if combine:
+        return [FramePrompt(1, frame, prompt) for _, frame, prompt in found]
+    free = iter(n for n in range(1, len(found) + 1) if n not in {region for region, _, _ in found})
+    return [FramePrompt(next(free) if region is None else region, at, prompt) for region, at, prompt in found]
 
 
 def _combined(boxes, points, masks) -> RegionPrompt:

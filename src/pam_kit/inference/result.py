@@ -48,20 +48,17 @@ class RegionPrediction:
         ``counts`` as a string, ``area`` is in pixels, ``box`` is (x1, y1, x2, y2), not COCO's (x, y, width, height).
         """
         return {
-            "prompt": _prompt_json(self.prompt),
+            "prompt": prompt_json(self.prompt),
             "segmentation": encode_rle(self.mask),
             "area": int(self.mask.sum()),
             "box": None if self.box is None else list(self.box),
             "iou": float(self.iou),
             "object_score": float(self.object_score),
-            "texts": {
-                task: {language: _text_json(answer) for language, answer in answers.items()}
-                for task, answers in self.texts.items()
-            },
+            "texts": texts_json(self.texts),
         }
 
 
-def _prompt_json(prompt: RegionPrompt) -> dict[str, Any]:
+def prompt_json(prompt: RegionPrompt) -> dict[str, Any]:
     """Only what the prompt has: ``box``; ``points`` with ``labels``; ``mask`` as run-length encoding."""
     parts: dict[str, Any] = {}
     if prompt.box is not None:
@@ -74,5 +71,9 @@ def _prompt_json(prompt: RegionPrompt) -> dict[str, Any]:
     return parts
 
 
-def _text_json(answer: GeneratedText) -> dict[str, Any]:
-    return {"text": answer.text, "score": float(answer.score)}
+def texts_json(texts: dict[str, dict[str, GeneratedText]]) -> dict[str, dict[str, Any]]:
+    """Task -> language -> text and score, as plain values."""
+    return {
+        task: {language: {"text": said.text, "score": float(said.score)} for language, said in answers.items()}
+        for task, answers in texts.items()
+    }

@@ -1,0 +1,102 @@
+"""Options by which regions are pointed at and asked about, which several verbs take. Torch-free."""
+
+import argparse
+from pathlib import Path
+
+from pam_kit.cli.arguments import choices, positive
+from pam_kit.cli.runs import RUN
+from pam_kit.errors import PamKitError
+from pam_kit.tasks import LANGUAGES, TASKS
+
+PICTURE_FORMATS = (".png", ".jpg", ".jpeg", ".webp")
+# Other pictures that can be read, though an overlay is not written so.
+_MORE_PICTURES = (".bmp", ".tif", ".tiff")
+VIDEO_FORMATS = (".mp4",)
+
+
+def add_checkpoint(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--checkpoint", required=True, metavar="RUN", help=RUN)
+    parser.add_argument("--device", help="torch device; the first GPU by default, else the CPU")
+
+
+def add_prompts(parser: argparse.ArgumentParser, videos: bool = False, only: bool = False) -> None:
+    """``--box``, ``--point`` and ``--mask``; with ``videos`` also the frame they point into, ``only`` of videos."""
+    where = "; @12 behind it: in frame 12 of a video, #2: about region 2" if videos else ""
+    parser.add_argument(
+        "--box", action="append", default=[], metavar="X1,Y1,X2,Y2", help=f"a region by its box; repeatable{where}"
+    )
+    parser.add_argument(
+        "--point",
+        action="append",
+        nargs="+",
+        default=[],
+        metavar="X,Y[,0|1]",
+        help="a region by one or more points, 1 inside it (default) and 0 outside; repeatable",
+    )
+    parser.add_argument(
+        "--mask", action="append", default=[], metavar="PNG", help="a region by a mask picture; repeatable"
+    )
+    parser.add_argument("--combine", action="store_true", help="all prompts point at one region together")
+    if videos:
+        what = "" if only else "of a video: "
+        parser.add_argument(
+            "--frame", type=whole, default=0, metavar="N", help=f"{what}the frame that prompts point into (default 0)"
+        )
+
+
+def add_questions(parser: argparse.ArgumentParser, task: str = "recognize") -> None:
+    parser.add_argument("--task", type=choices(TASKS), default=(task,), help=f"comma-separated: {','.join(TASKS)}")
+    parser.add_argument("--lang", type=choices(LANGUAGES), default=("en",), help="comma-separated: en,zh")
+    parser.add_argument("--max-new-tokens", type=positive, default=64, help="longest answer (default 64)")
+
+
+def add_frame_source(parser: argparse.ArgumentParser) -> None:
+    """What raw frames and pictures do not say of themselves."""
+    parser.add_argument("--size", type=width_and_height, metavar="WxH", help="of raw frames (RGB24) on standard input")
+    parser.add_argument("--rate", type=float, metavar="FPS", help="frames a second of pictures and raw frames")
+
+
+def is_picture(path: str) -> bool:
+    """Whether a name is that of a picture rather than of a video."""
+    return Path(path).suffix.lower() in PICTURE_FORMATS + _MORE_PICTURES and not Path(path).is_dir()
+
+
+def opened_video(source: str, size: tuple[int, int] | None, rate: float | None):
+    """The frames that a name stands for; a ``.txt`` file lists pictures, one path a line."""
+    from pam_kit.data.video import open_video
+
+    if Path(source).suffix.lower() != ".txt":
+        return open_video(source, size=size, frame_rate=rate)
+    try:
+        lines = Path(source).read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise PamKitError(f"{source}: cannot be read: {error.strerror or error}") from error
+    paths = [Path(source).parent / line.strip() for line in lines if line.strip()]
+    if not paths:
+        raise PamKitError(f"{source} lists no picture; expected one path a line")
+    return open_video(paths, frame_rate=rate)
+
+
+def out_path(given: str | None, default: str, formats: tuple[str, ...], what: str) -> Path:
+    """Where a file goes, looked at before anything is computed."""
+    path = Path(given or default)
+    if path.suffix.lower() not in formats:
+        raise PamKitError(f"--out {path}: {what}; its name must end in {', '.join(formats)}")
+    if not path.parent.is_dir():
+        raise PamKitError(f"--out {path}: there is no folder {path.parent}; make it first")
+    return path
+
+
+def whole(text: str) -> int:
+    """A type for whole numbers from 0 up."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 up")
+    return int(text)
+
+
+def width_and_height(text: str) -> tuple[int, int]:
+    """A type for sizes such as 640x480."""
+    width, _, height = text.lower().partition("x")
+    if not (width.isdecimal() and height.isdecimal() and int(width) and int(height)):
+        raise argparse.ArgumentTypeError(f"{text!r} is no size; expected WIDTHxHEIGHT, for example 640x480")
+    return int(width), int(height)

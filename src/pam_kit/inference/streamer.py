@@ -1,0 +1,265 @@
+"""A live stream: push frames, get masks at once and, whenever it is asked, what the regions have been doing."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from pam_kit.contracts import GeneratedText, RegionFeatures, RegionPrompt
+from pam_kit.errors import PamKitError, PromptError
+from pam_kit.inference.following import RegionFollower, seen_regions
+from pam_kit.inference.latency import CAPTION_STAGES, FRAME_STAGES, Latency
+from pam_kit.inference.predictor import RegionPredictor
+from pam_kit.inference.presence import LOST, PresenceTracker
+from pam_kit.inference.stream_clip import Asking, ClipReading
+from pam_kit.inference.stream_records import Description, FrameReport, StreamSettings
+from pam_kit.model import RegionVLM
+
+
+@dataclass(eq=False)
+class Followed:
+    """One region of the stream: its clip so far, what was said of it by language, the box of its last mask.
+
+    ``anew``: the backbone forgets it, and the next frame points at that box.
+    """
+
+    number: int
+    presence: PresenceTracker
+    clip: ClipReading
+    history: dict[str, str] = field(default_factory=dict)
+    box: tuple[float, float, float, float] | None = None
+    anew: bool = False
+
+
+class RegionStream:
+    """Follows regions through frames that come one by one, and describes them at any time.
+
+    What is kept is bounded: the backbone's memory, the newest frame's features, and of each region the tokens of the
+    last read frame and the decoder's keys and values of the clip so far, which end with the clip.
+
+    Args:
+        model: a RegionVLM whose backbone tracks; it is put into eval mode.
+        settings: how it is read and spoken about.
+        device: where to compute; the first accelerator by default, else the CPU.
+
+    Example:
+        >>> stream = RegionStream.from_run("runs/pam_tiny_video")
+        >>> stream.prompt(RegionPrompt(box=(300, 200, 500, 420)))
+        >>> for frame in frames:
+        ...     report = stream.push(frame)
+        >>> stream.describe()[0].texts["caption"]["en"].text
+    """
+
+    def __init__(
+        self, model: RegionVLM, settings: StreamSettings | None = None, device: torch.device | str | None = None
+    ):
+        self.settings = settings or StreamSettings()
+        pictures = RegionPredictor(model, device)
+        self.model, self.device = pictures.model, pictures.device
+        self.reset()
+
+    @classmethod
+    def from_run(
+        cls, folder: str | Path, settings: StreamSettings | None = None, device: torch.device | str | None = None
+    ) -> "RegionStream":
+        """Load the model of a run folder."""
+        return cls(RegionVLM.from_pretrained(str(folder)), settings, device)
+
+    def reset(self) -> None:
+        """Forget every frame and region; the settings stay."""
+        self.latency = Latency(self.device)
+        self.follower = RegionFollower(self.model, self.latency)
+        self.followed: list[Followed] = []
+        self.pending: dict[int, RegionPrompt] = {}
+        self.frames, self.time = 0, -1.0
+        self.size: tuple[int, int] | None = None
+        self.newest: RegionFeatures | None = None
+        self.unread: set[int] = set()
+        self.last_number = 0
+
+    @property
+    def regions(self) -> list[int]:
+        """The numbers of the regions that are followed."""
+        return [one.number for one in self.followed]
+
+    def prompt(self, prompt: RegionPrompt, region: int | None = None) -> int:
+        """Point at an object in the frame that is pushed next; returns its number.
+
+        Args:
+            region: a number: of a region that is followed already, to point at it anew, or a new one; None: the next
+                free number.
+        """
+        region = self.last_number + 1 if region is None else region
+        if region < 1:
+            raise PromptError(f"region {region}: regions are numbered from 1 up")
+        self.last_number = max(self.last_number, region)
+        self.pending[region] = prompt
+        return region
+
+    def remove(self, region: int) -> None:
+        """Follow a region no longer."""
+        row = self._row(region)
+        rows = [i for i in range(len(self.followed)) if i != row]
+        self.follower.memory.keep(rows)
+        self.newest = None if self.newest is None else self.newest.of_rows(rows)
+        self.unread = {place for place, old in enumerate(rows) if old in self.unread}
+        self.followed = [self.followed[old] for old in rows]
+
+    def push(self, image: np.ndarray, time: float | None = None) -> FrameReport:
+        """The next frame, (H, W, 3) uint8 RGB, at ``time`` in seconds -> masks of all regions in it.
+
+        Until a region is pointed at nothing is computed. Raises PromptError where a prompt does not fit the frame,
+        which is then not taken: push it again, with a better prompt or without; and PamKitError for a frame of another
+        size than those before, or of an earlier time.
+        """
+        time = self._checked(image, time)
+        self._check_pending(image)
+        report = FrameReport(self.frames, time)
+        if self.followed or self.pending:
+            self._follow(image, report)
+        self.frames, self.time, self.size = self.frames + 1, time, (image.shape[0], image.shape[1])
+        report.latency_ms = self.latency.taken(FRAME_STAGES)
+        return report
+
+    def clip_is_full(self) -> bool:
+        """Whether some region's clip has as many frames as it may have, but for the newest one."""
+        return any(one.clip.count >= self._room() for one in self.followed)
+
+    def describe(self, regions: Sequence[int] | None = None, reason: str = "asked") -> list[Description]:
+        """What the regions (all of them by default) did since they were last described; their next clips begin.
+
+        The newest frame is the last of the clip. Of an object that was out of sight for the whole clip nothing is said.
+        """
+        rows = range(len(self.followed)) if regions is None else [self._row(region) for region in regions]
+        return [self._describe(row, reason) for row in rows]
+
+    def summary(self) -> dict[str, Any]:
+        """Frames, seconds of the stream and of work, the real-time factor (work over stream; below 1 keeps up), and
+        milliseconds by stage."""
+        length = max(self.time, 0.0)
+        busy = self.latency.busy()
+        return {
+            "frames": self.frames,
+            "seconds": round(length, 4),
+            "busy_seconds": round(busy, 4),
+            "real_time_factor": round(busy / length, 4) if length else None,
+            "latency_ms": self.latency.summary(),
+        }
+
+    def _describe(self, row: int, reason: str) -> Description:
+        one, asked_at = self.followed[row], self.latency.now()
+        self.latency.taken(FRAME_STAGES + CAPTION_STAGES)
+        if row in self.unread:
+            self._read([row])
+        clip, asking = one.clip, self._asking()
+        answers = clip.ask(asking, one.history, asked_at) if clip.seen else []
+        texts: dict[str, dict[str, GeneratedText]] = {}
+        asked = asking.questions({})
+        for task, language, answer in zip(asked.tasks, asked.languages, answers, strict=bool(answers)):
+            texts.setdefault(task, {})[language] = answer
+        spoken = self.latency.taken(CAPTION_STAGES)
+        if self.settings.history:
+            one.history |= {language: said.text for language, said in texts.get(asking.tasks[0], {}).items()}
+        one.clip, one.anew = clip.following(self.settings.carry, self.time), not self.settings.memory
+        return Description(
+            one.number, clip.start, self.time, one.presence.status or LOST, reason, clip.count, texts, spoken
+        )
+
+    def _asking(self) -> Asking:
+        return Asking(self.settings.tasks, self.settings.languages, self.settings.max_new_tokens)
+
+    def _room(self) -> int:
+        """Frames of a clip that are read on the way: the newest one has to find room at its end."""
+        return max(1, self.settings.clip_frames - 1)
+
+    def _checked(self, image: np.ndarray, time: float | None) -> float:
+        """The frame's time. Raises PamKitError for a frame that cannot follow the last one."""
+        if not isinstance(image, np.ndarray) or image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+            given = f"{image.shape} {image.dtype}" if isinstance(image, np.ndarray) else type(image).__name__
+            raise PamKitError(f"a frame must be an (H, W, 3) uint8 RGB array, not {given}")
+        if self.size is not None and image.shape[:2] != self.size:
+            raise PamKitError(
+                f"frame {self.frames} has {image.shape[1]}x{image.shape[0]} pixels, the frames before it "
+                f"{self.size[1]}x{self.size[0]}: resize it, or reset the stream and point at the regions again"
+            )
+        if time is None:
+            return self.time + 1 / self.settings.frame_rate if self.frames else 0.0
+        if not np.isfinite(time) or time < max(self.time, 0.0):
+            raise PamKitError(
+                f"frame {self.frames} is of {time} s, the frame before it of {max(self.time, 0.0):g} s; "
+                "times are seconds, finite and never falling"
+            )
+        return float(time)
+
+    def _check_pending(self, image: np.ndarray) -> None:
+        """Take back the prompts of the next frame where one does not fit it."""
+        for number, prompt in self.pending.items():
+            try:
+                prompt.check(width=image.shape[1], height=image.shape[0])
+            except PromptError as error:
+                self.pending.clear()
+                raise PromptError(f"region {number}: {error}") from None
+
+    def _follow(self, image: np.ndarray, report: FrameReport) -> None:
+        prompts = self._prompts()
+        new = [number for number in prompts if number not in self.regions]
+        rows = {number: row for row, number in enumerate([*self.regions, *new])}
+        pointing = sorted(((rows[number], prompt) for number, prompt in prompts.items()), key=lambda pair: pair[0])
+        features = self.follower.step(image, pointing)
+        for number in new:
+            presence = PresenceTracker(self.settings.lost_after, first_frame=report.index)
+            self.followed.append(Followed(number, presence, ClipReading(self.follower, report.time)))
+        self._note(image.shape[:2], features, report)
+        self.newest, self.unread = features, set(range(len(self.followed)))
+        due = [
+            row for row, one in enumerate(self.followed) if one.number in self.pending or self._due(one, report.time)
+        ]
+        self._read(due)
+        self.pending.clear()
+        report.pointed = prompts
+        report.read = [self.followed[row].number for row in due]
+
+    def _prompts(self) -> dict[int, RegionPrompt]:
+        """What is pointed at in the next frame. Regions that begin anew leave the backbone's memory and join behind."""
+        anew = [one for one in self.followed if one.anew and (one.box is not None or one.number in self.pending)]
+        if anew:
+            staying = [row for row, one in enumerate(self.followed) if one not in anew]
+            self.follower.memory.keep(staying)
+            self.followed = [self.followed[row] for row in staying] + anew
+        boxes = {one.number: RegionPrompt(box=one.box) for one in anew}
+        for one in anew:
+            one.anew = False
+        return boxes | self.pending
+
+    def _note(self, size: tuple[int, int], features: RegionFeatures, report: FrameReport) -> None:
+        """What the frame shows of each region goes into the report, and into its clip and presence."""
+        for one, seen in zip(self.followed, seen_regions(features, size), strict=True):
+            box = seen.box()
+            one.box = box or one.box
+            area = int(seen.coarse.sum()) if box else 0
+            changes = one.presence.update(seen.object_score, area, report.time)
+            one.clip.seen |= box is not None
+            report.regions[one.number] = seen
+            if changes:
+                report.transitions[one.number] = changes
+
+    def _due(self, one: Followed, time: float) -> bool:
+        return one.clip.due(time, self.settings.read_every, self._room())
+
+    def _read(self, rows: Sequence[int]) -> None:
+        """Let the decoder read what the newest frame shows of some regions."""
+        if not rows or self.newest is None:
+            return
+        tokens = self.follower.perceived(self.newest.of_rows(rows))
+        for place, row in enumerate(rows):
+            self.followed[row].clip.add(tokens.of_rows([place]))
+        self.unread -= set(rows)
+
+    def _row(self, region: int) -> int:
+        if region not in self.regions:
+            known = ", ".join(map(str, self.regions)) or "none"
+            raise PromptError(f"there is no region {region} in this stream; followed are {known}")
+        return self.regions.index(region)

@@ -1,0 +1,218 @@
+"""Point at objects anywhere in a video; get a mask for every frame, and texts."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from pam_kit.contracts import GeneratedText, Questions, RegionFeatures, RegionPrompt
+from pam_kit.data.video import Frame, VideoSource, open_video
+from pam_kit.errors import PromptError
+from pam_kit.inference.following import RegionFollower, SeenRegion, seen_regions
+from pam_kit.inference.frame_choice import FrameChoice, frame_choice
+from pam_kit.inference.latency import Latency
+from pam_kit.inference.predictor import RegionPredictor
+from pam_kit.inference.presence import PresenceTracker
+from pam_kit.inference.video_result import FramePrompt, RegionFrame, VideoPrediction, VideoRegionPrediction
+from pam_kit.model import RegionVLM
+from pam_kit.tasks import clip_question
+
+Progress = Callable[..., Iterable]
+
+
+@dataclass(eq=False)
+class _Followed:
+    """One region on its way: where it is pointed at, what was seen of it, what of it will be read."""
+
+    region: int
+    prompts: list[FramePrompt]
+    choice: FrameChoice
+    seen: dict[int, RegionFrame] = field(default_factory=dict)
+    tokens: dict[int, Tensor] = field(default_factory=dict)
+
+    @property
+    def first(self) -> int:
+        """The frame in which it is first pointed at, and which is read like a picture."""
+        return self.prompts[0].frame
+
+    def read_order(self) -> list[int]:
+        """The prompted frame, then the others in the order of time."""
+        return [self.first, *sorted(index for index in self.tokens if index != self.first)]
+
+
+class VideoPredictor:
+    """Follows regions through whole videos with one trained model, and says what they do.
+
+    Objects are followed both ways from the frame in which they are first pointed at; later prompts of the same object
+    correct it from there on. All objects go through the video together: every frame is encoded once a direction.
+
+    Args:
+        model: a RegionVLM whose backbone tracks; it is put into eval mode.
+        device: where to compute; the first accelerator by default, else the CPU.
+
+    Example:
+        >>> predictor = VideoPredictor.from_run("runs/pam_tiny_video")
+        >>> found = predictor.predict("dog.mp4", [FramePrompt(1, 12, RegionPrompt(box=(300, 200, 500, 420)))])
+        >>> found.regions[0].texts["caption"]["en"].text, found.regions[0].frames[40].box
+    """
+
+    def __init__(self, model: RegionVLM, device: torch.device | str | None = None):
+        pictures = RegionPredictor(model, device)
+        self.model, self.device = pictures.model, pictures.device
+
+    @classmethod
+    def from_run(cls, folder: str | Path, device: torch.device | str | None = None) -> "VideoPredictor":
+        """Load the model of a run folder."""
+        return cls(RegionVLM.from_pretrained(str(folder)), device)
+
+    @torch.inference_mode()
+    def predict(
+        self,
+        source: str | Path | Sequence | VideoSource,
+        prompts: Sequence[FramePrompt],
+        tasks: Sequence[str] = ("caption",),
+        languages: Sequence[str] = ("en",),
+        frames: int = 16,
+        sampler: str = "uniform",
+        max_new_tokens: int = 64,
+        progress: Progress = lambda items, **_: items,
+    ) -> VideoPrediction:
+        """A video file, a folder or list of pictures, or an opened source -> masks of all frames, and texts.
+
+        Args:
+            prompts: where the objects are; several of one region and several regions are legal.
+            frames: how many frames the decoder reads of each region.
+            sampler: which: see ``frame_choice``.
+            progress: wraps the frames of each direction, for example tqdm.
+
+        Raises:
+            PromptError: a prompt does not fit its frame, or its frame is not there.
+            VideoError: the video cannot be read.
+        """
+        opened = source if isinstance(source, VideoSource) else open_video(source)
+        with opened as video:
+            count = video.num_frames or sum(1 for _ in video.frames())
+            followed = _by_region(prompts, count, frames, sampler)
+            latency = Latency(self.device)
+            first, last = min(one.first for one in followed), max(one.first for one in followed)
+            ahead = progress(video.frames(first), total=count - first, desc="forward")
+            self._follow(ahead, followed, latency, forward=True)
+            if last > 0:
+                back = progress(video.reversed(last), total=last + 1, desc="backward")
+                self._follow(back, followed, latency, forward=False)
+            seen = max(index for one in followed for index in one.seen) + 1 if followed[0].seen else 0
+            texts = self._texts(followed, tasks, languages, max_new_tokens)
+            return VideoPrediction(
+                source=video.name,
+                width=video.width,
+                height=video.height,
+                frame_rate=video.frame_rate,
+                num_frames=seen,
+                regions=[_result(one, said) for one, said in zip(followed, texts, strict=True)],
+                damage=video.damage,
+                latency=latency.summary(),
+            )
+
+    def _follow(self, frames: Iterable[Frame], followed: list[_Followed], latency: Latency, forward: bool) -> None:
+        """One pass; a region joins in the frame in which it is first pointed at."""
+        follower, rows = RegionFollower(self.model, latency), []
+        for frame in frames:
+            joining = [one for one in followed if one.first == frame.index]
+            rows += joining
+            again = [one for one in rows if forward and one not in joining]
+            pointing = [
+                (rows.index(one), prompt)
+                for one in joining + again
+                if (prompt := _combined(one.prompts, frame.index)) is not None
+            ]
+            if not rows:
+                continue
+            regions = follower.step(frame.image, pointing)
+            new = [i for i, one in enumerate(rows) if forward or one not in joining]
+            self._note(follower, regions, frame, rows, new)
+
+    def _note(
+        self, follower: RegionFollower, regions: RegionFeatures, frame: Frame, rows: list[_Followed], new: list[int]
+    ) -> None:
+        """Keep the masks of a frame and, of the regions that read it, the tokens."""
+        seen = seen_regions(regions, frame.image.shape[:2])
+        reading: dict[bool, list[int]] = {}
+        for i in new:
+            rows[i].seen[frame.index] = RegionFrame.of(seen[i], frame.index, frame.time)
+            if _wants(rows[i], frame.index, seen[i]):
+                reading.setdefault(frame.index != rows[i].first, []).append(i)
+        for later, chosen in reading.items():
+            embedded = follower.embeddings(follower.perceived(regions.of_rows(chosen)), later)
+            for i, tokens in zip(chosen, embedded, strict=True):
+                rows[i].tokens[frame.index] = tokens
+
+    def _texts(
+        self, followed: list[_Followed], tasks: Sequence[str], languages: Sequence[str], max_new_tokens: int
+    ) -> list[dict[str, dict[str, GeneratedText]]]:
+        """The answers about each region: task -> language -> text; all are decoded as one batch."""
+        asked = [(i, task, language) for i in range(len(followed)) for task in tasks for language in languages]
+        prefixes = [torch.cat([one.tokens[index] for index in one.read_order()]) for one in followed]
+        questions = Questions(
+            region_index=torch.tensor([i for i, _, _ in asked], dtype=torch.long),
+            questions=[clip_question(task, language) for _, task, language in asked],
+            answers=[""] * len(asked),
+            tasks=[task for _, task, _ in asked],
+            languages=[language for _, _, language in asked],
+        )
+        texts: list[dict[str, dict[str, GeneratedText]]] = [{} for _ in followed]
+        answers = self.model.decoder.generate(prefixes, questions, max_new_tokens) if asked else []
+        for (i, task, language), answer in zip(asked, answers, strict=True):
+            texts[i].setdefault(task, {})[language] = answer
+        return texts
+
+
+def _by_region(prompts: Sequence[FramePrompt], count: int, frames: int, sampler: str) -> list[_Followed]:
+    """The regions in ascending order, each with its prompts in the order of time."""
+    if not prompts:
+        raise PromptError("nothing to look at: give at least one prompt")
+    for one in prompts:
+        if not 0 <= one.frame < count:
+            raise PromptError(
+                f"region {one.region} is pointed at in frame {one.frame} of a video of {count} frames; "
+                f"frames are numbered 0 to {count - 1}"
+            )
+    followed = []
+    for region in sorted({one.region for one in prompts}):
+        own = sorted((one for one in prompts if one.region == region), key=lambda one: one.frame)
+        followed.append(_Followed(region, own, frame_choice(sampler, count, frames, own[0].frame)))
+    return followed
+
+
+def _combined(prompts: Sequence[FramePrompt], frame: int) -> RegionPrompt | None:
+    """All that is said about a region in a frame as one prompt; None where nothing is."""
+    here = [one.prompt for one in prompts if one.frame == frame]
+    if not here:
+        return None
+    boxes, masks = [p.box for p in here if p.box is not None], [p.mask for p in here if p.mask is not None]
+    if len(boxes) > 1 or len(masks) > 1:
+        raise PromptError(
+            f"region {prompts[0].region} has {len(boxes)} boxes and {len(masks)} masks in frame {frame}; "
+            "a region has at most one of each in a frame"
+        )
+    return RegionPrompt(
+        box=boxes[0] if boxes else None,
+        points=tuple(point for p in here for point in p.points),
+        labels=tuple(label for p in here for label in p.labels),
+        mask=masks[0] if masks else None,
+    )
+
+
+def _wants(one: _Followed, index: int, seen: SeenRegion) -> bool:
+    chosen, dropped = one.choice.offer(index, seen.coarse)
+    if dropped is not None:
+        one.tokens.pop(dropped, None)
+    return chosen
+
+
+def _result(one: _Followed, texts: dict[str, dict[str, GeneratedText]]) -> VideoRegionPrediction:
+    frames = [one.seen[index] for index in sorted(one.seen)]
+    presence = PresenceTracker(first_frame=frames[0].index)
+    transitions = [change for f in frames for change in presence.update(f.object_score, f.area, f.time)]
+    return VideoRegionPrediction(one.region, one.prompts, frames, transitions, one.read_order(), texts)
