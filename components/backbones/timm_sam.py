@@ -17,10 +17,13 @@ from sam2.modeling.sam2_utils import LayerNorm2d
 from torch import Tensor, nn
 
 from pam_kit.components.backbones.drawn_prompts import draw_prompts
+from pam_kit.components.backbones.prompt_tracking import PromptMemory
+from pam_kit.components.backbones.region_rows import check_pointed, no_prompts
 from pam_kit.components.backbones.sam_backbone import SamBackbone
+from pam_kit.components.backbones.sam_decoding import hide_absent
 from pam_kit.components.backbones.timm_weights import load_extractor_weights
-from pam_kit.contracts import ImageFeatures, PromptBatch, RegionFeatures
-from pam_kit.errors import RecipeError
+from pam_kit.contracts import ImageFeatures, PromptBatch, RegionFeatures, RegionMemory
+from pam_kit.errors import PamKitError, RecipeError
 from pam_kit.registry import register, suggest
 
 
@@ -45,6 +48,11 @@ class TimmSam(SamBackbone):
         weights: lite0 for the ImageNet weights of tf_efficientnet_lite0, or a .safetensors file of the timm model.
         freeze_extractor: keep the extractor fixed, in eval mode and out of the graph.
         frozen: keep the whole backbone so.
+        track: follow regions through the frames of clips and streams, by boxes (see ``PromptMemory``); nothing more is
+            learned for it, but what reads the frames has a newline of its own.
+        score_objects: learn whether there is an object at all where a prompt points, in SAM 2's object-score token and
+            head; without it there always is one. Needs prompts at nothing (data.absent_prompts) and
+            train.loss.objectness.
     """
 
     def __init__(
@@ -61,6 +69,8 @@ class TimmSam(SamBackbone):
         weights: str | None = None,
         freeze_extractor: bool = False,
         frozen: bool = False,
+        track: bool = False,
+        score_objects: bool = False,
     ):
         _check_sizes(image_size, embed_dim, decoder_heads)
         side = image_size // feature_stride
@@ -69,6 +79,7 @@ class TimmSam(SamBackbone):
         mean, std = load_extractor_weights(extractor, model_name, weights)
         super().__init__(image_size, (side, side), embed_dim, selection, mean, std)
         self.feature_stride, self.draw_prompts, self.freeze_extractor = feature_stride, draw_prompts, freeze_extractor
+        self.tracks = track
         self.extractor = extractor
         self.pyramid = _Pyramid(extractor.feature_info, embed_dim, feature_stride)
         self.sam_prompt_encoder = PromptEncoder(
@@ -77,7 +88,9 @@ class TimmSam(SamBackbone):
             input_image_size=(image_size, image_size),
             mask_in_chans=16,
         )
-        self.sam_mask_decoder = _create_mask_decoder(embed_dim, decoder_depth, decoder_heads, decoder_mlp_dim)
+        self.sam_mask_decoder = _create_mask_decoder(
+            embed_dim, decoder_depth, decoder_heads, decoder_mlp_dim, score_objects
+        )
         self.set_frozen(frozen)
 
     @property
@@ -110,6 +123,39 @@ class TimmSam(SamBackbone):
         if self.draw_prompts:
             prompts = draw_prompts(prompts, self.image_size)
         return super().segment(features, image_index, prompts)
+
+    def new_memory(self) -> PromptMemory:
+        if not self.tracks:
+            raise PamKitError(
+                "this TimmSam cannot follow a region through a clip; set backbone.track=true before it is trained, or "
+                "use a backbone that tracks by itself, such as sam2"
+            )
+        return PromptMemory(self.image_size, 4 * self.grid[0], self.mean.device)
+
+    def observe(
+        self,
+        features: ImageFeatures,
+        memory: RegionMemory,
+        prompts: PromptBatch | None = None,
+        rows: Sequence[int] = (),
+    ) -> RegionFeatures:
+        """As promised by ``VisionBackbone``: each region is asked for by a box around what was seen of it.
+
+        Where the object of a followed region is gone ``mask_logits`` is empty (-1024 everywhere, as with SAM 2). A
+        backbone that is not frozen has gradients in each frame's own encoding and decoding, none through the memory.
+        """
+        if not isinstance(memory, PromptMemory):
+            raise PamKitError("TimmSam follows regions through a memory of its own; call new_memory")
+        prompts = no_prompts(0, features) if prompts is None else prompts
+        check_pointed(features, prompts, rows, len(memory))
+        asked = memory.ask(prompts, rows)
+        regions = self.segment(features, asked.labels.new_zeros(len(asked)), asked)
+        pointed = torch.zeros_like(asked.has_mask)
+        pointed[list(rows)] = True
+        followed = hide_absent(regions.mask_logits, regions.object_score)
+        regions.mask_logits = torch.where(pointed[:, None, None, None], regions.mask_logits, followed)
+        memory.remember(regions, asked, pointed)
+        return regions
 
 
 class _Pyramid(nn.Module):
@@ -170,15 +216,15 @@ def _create(model_name: str, **arguments) -> nn.Module:
         raise RecipeError([f"timm cannot cut {model_name} into feature levels: {error}"]) from error
 
 
-def _create_mask_decoder(embed_dim: int, depth: int, heads: int, mlp_dim: int) -> MaskDecoder:
+def _create_mask_decoder(embed_dim: int, depth: int, heads: int, mlp_dim: int, score_objects: bool) -> MaskDecoder:
     decoder = MaskDecoder(
         transformer_dim=embed_dim,
         transformer=TwoWayTransformer(depth=depth, embedding_dim=embed_dim, num_heads=heads, mlp_dim=mlp_dim),
         iou_head_hidden_dim=embed_dim,
         use_high_res_features=True,
         iou_prediction_use_sigmoid=True,
-        # Every training prompt points at an object, so a head that says whether there is one could not learn.
-        pred_obj_scores=False,
+        pred_obj_scores=score_objects,
+        pred_obj_scores_mlp=score_objects,
     )
     # The pyramid's own projections do their work.
     del decoder.conv_s0, decoder.conv_s1
