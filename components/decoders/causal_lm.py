@@ -21,10 +21,19 @@ from pam_kit.components.decoders.pretrained import (
     weight_files,
 )
 from pam_kit.components.decoders.quantised import leave_base_out_of_state, loading_options
-from pam_kit.components.decoders.sequence import Sequences, assemble, like_lengths, num_supervised, prefix_lengths
+from pam_kit.components.decoders.reading import CachedReading
+from pam_kit.components.decoders.sequence import (
+    Sequences,
+    assemble,
+    check_length,
+    like_lengths,
+    most_positions,
+    num_supervised,
+    prefix_lengths,
+)
 from pam_kit.components.decoders.text_losses import alignment_loss, prediction_losses
 from pam_kit.components.decoders.vocabulary import learn_tokenizer
-from pam_kit.contracts import Decoder, GeneratedText, Questions, TextLoss
+from pam_kit.contracts import Decoder, GeneratedText, Questions, Reading, TextLoss
 from pam_kit.errors import CheckpointError, PamKitError, RecipeError
 from pam_kit.registry import register
 from pam_kit.weights import pretrained_weights_wanted
@@ -289,7 +298,7 @@ class CausalLM(Decoder):
         ids = [form.prompt(q, bool(inside)) for q, inside in zip(questions.questions, regions, strict=True)]
         texts = [TokenizedText(prompt, torch.full_like(prompt, NO_LABEL)) for prompt in ids]
         prompts = self._assemble(texts, regions, prefix, padding_side="left")
-        room = self._most_positions() - prompts.embeddings.shape[1]
+        room = most_positions(self.lm.config) - prompts.embeddings.shape[1]
         output = self.lm.generate(
             inputs_embeds=prompts.embeddings,
             attention_mask=prompts.attention_mask.long(),
@@ -305,7 +314,10 @@ class CausalLM(Decoder):
             ),
         )
         steps = self.lm.compute_transition_scores(output.sequences, output.scores, normalize_logits=True)
-        return [self._answer(said, logs) for said, logs in zip(output.sequences, steps, strict=True)]
+        return [form.answer(said, logs) for said, logs in zip(output.sequences, steps, strict=True)]
+
+    def start_reading(self, count: int) -> Reading:
+        return CachedReading(self.lm, self._ready_format(), count, self.max_positions)
 
     def _examples(self, questions: Questions) -> list[TokenizedText]:
         form, regions = self._ready_format(), _regions(questions)
@@ -315,23 +327,8 @@ class CausalLM(Decoder):
     def _assemble(self, texts, regions, prefix, padding_side: Literal["left", "right"] = "right") -> Sequences:
         words = self.lm.get_input_embeddings()
         found = assemble(words, texts, regions, prefix, padding_side, self.max_positions)
-        if found.embeddings.shape[1] > self._most_positions():
-            raise PamKitError(
-                f"a sequence of {found.embeddings.shape[1]} positions is too long for a decoder made for "
-                f"{self._most_positions()}: ask shorter questions, read fewer frames or make fewer visual tokens "
-                "(projector.ratio, projector.later_ratio); decoder.max_positions would cut it"
-            )
+        check_length(found.embeddings.shape[1], self.lm.config)
         return found
-
-    def _most_positions(self) -> float:
-        return getattr(self.lm.config, "max_position_embeddings", None) or float("inf")
-
-    def _answer(self, ids: Tensor, log_probabilities: Tensor) -> GeneratedText:
-        form = self._ready_format()
-        ended = (ids == form.end).nonzero()
-        stop = int(ended[0]) + 1 if len(ended) else len(ids)
-        text = form.tokenizer.decode(ids[:stop], skip_special_tokens=True).strip()
-        return GeneratedText(text=text, score=float(log_probabilities[:stop].mean().exp()))
 
     def _use_tokenizer(self, tokenizer) -> None:
         if len(tokenizer) > self.lm.config.vocab_size:

@@ -16,6 +16,7 @@ from pam_kit.components.decoders.conversation import (
     join_pieces,
     remembering_encoder,
 )
+from pam_kit.contracts import GeneratedText
 from pam_kit.errors import PamKitError
 
 ChatTemplate = Literal["chatml", "native", "plain"]
@@ -68,6 +69,13 @@ class ChatFormat:
     def words(self, text: str) -> Tensor:
         """Ids (T,) of a text without any format."""
         return torch.tensor(self.encode(text), dtype=torch.long)
+
+    def answer(self, ids: Tensor, log_probabilities: Tensor) -> GeneratedText:
+        """The text and score of the ids (T,) that were said, up to the token that ends them; the rest is ignored."""
+        ended = (ids == self.end).nonzero()
+        stop = int(ended[0]) + 1 if len(ended) else len(ids)
+        text = self.tokenizer.decode(ids[:stop], skip_special_tokens=True).strip()
+        return GeneratedText(text=text, score=float(log_probabilities[:stop].mean().exp()))
 
     def _pieces(self, question: str, about_region: bool) -> list[str]:
         if self.template == "plain":

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
+from transformers import PreTrainedConfig
 
 from pam_kit.components.decoders.conversation import NO_LABEL, REGION_ID, TokenizedText
 from pam_kit.errors import PamKitError
@@ -99,6 +100,21 @@ def _check_regions(texts: Sequence[TokenizedText], regions: Sequence[Sequence[in
 def prefix_lengths(prefix: Sequence[Tensor] | Tensor) -> list[int]:
     """How many positions each region takes."""
     return [len(region) for region in prefix]
+
+
+def most_positions(config: PreTrainedConfig) -> float:
+    """How many positions a language model was made for; infinite where it does not say."""
+    return getattr(config, "max_position_embeddings", None) or float("inf")
+
+
+def check_length(length: int, config: PreTrainedConfig) -> None:
+    """PamKitError where a sequence of so many positions is longer than the language model was made for."""
+    if length > most_positions(config):
+        raise PamKitError(
+            f"a sequence of {length} positions is too long for a decoder made for {most_positions(config)}: ask "
+            "shorter questions, read fewer frames or make fewer visual tokens (projector.ratio, "
+            "projector.later_ratio); decoder.max_positions would cut it"
+        )
 
 
 def num_supervised(text: TokenizedText, lengths: Sequence[int], max_positions: int | None = None) -> int:

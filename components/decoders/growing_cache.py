@@ -1,0 +1,70 @@
+"""Keys and values of a language model that grow without being copied at every step, and can be rolled back."""
+
+from torch import Tensor
+from transformers import Cache, DynamicCache, PreTrainedConfig
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+
+from pam_kit.errors import PamKitError
+
+# Positions of the first buffer; each one after it has twice as many as the one before.
+_FIRST_CAPACITY = 256
+
+
+class GrowingLayer(DynamicLayer):
+    """One layer's keys and values (B, heads, L, width) as the front of buffers that double when they are full.
+
+    transformers' own layer puts all of L together anew at every step, so that a step costs more the longer L is.
+    Rolling back (``crop``) shortens the views; what lies in front of them is never written to again.
+    """
+
+    def __init__(self, keys: Tensor | None = None, values: Tensor | None = None):
+        super().__init__()
+        if keys is not None and values is not None:
+            self.update(keys, values)
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args, **kwargs) -> tuple[Tensor, Tensor]:
+        if not self.is_initialized:
+            self.device = key_states.device
+            self.is_initialized = True
+            self.keys, self.values = key_states[:, :, :0], value_states[:, :, :0]
+            self._buffers = (self.keys, self.values)
+        start = self.keys.shape[2]
+        stop = start + key_states.shape[2]
+        if stop > self._buffers[0].shape[2]:
+            self._buffers = (_larger(self.keys, stop), _larger(self.values, stop))
+        for buffer, new in zip(self._buffers, (key_states, value_states), strict=True):
+            buffer[:, :, start:stop] = new
+        self.keys, self.values = (buffer[:, :, :stop] for buffer in self._buffers)
+        return self.keys, self.values
+
+
+def new_cache(config: PreTrainedConfig) -> tuple[Cache, float]:
+    """A cache that holds nothing yet, and up to how many positions it works as the model's own.
+
+    A layer that looks back through a window holds all positions here and is rolled back like the others, as long as its
+    window has not begun to slide.
+
+    Raises:
+        PamKitError: the model has layers whose state cannot be rolled back.
+    """
+    own = DynamicCache(config=config).layers
+    strange = {type(layer).__name__ for layer in own} - {DynamicLayer.__name__, DynamicSlidingWindowLayer.__name__}
+    if strange:
+        raise PamKitError(
+            f"a {config.model_type} model cannot read part by part: {', '.join(sorted(strange))} cannot be put back to "
+            "what it was before an answer; use a decoder whose layers all have plain attention, such as qwen2"
+        )
+    windows = [layer.sliding_window for layer in own if isinstance(layer, DynamicSlidingWindowLayer)]
+    return Cache(layers=[GrowingLayer() for _ in own]), min(windows, default=float("inf"))
+
+
+def selected(cache: Cache, rows: Tensor) -> Cache:
+    """A copy with these rows of the batch."""
+    return Cache(layers=[GrowingLayer(layer.keys[rows], layer.values[rows]) for layer in cache.layers])
+
+
+def _larger(held: Tensor, needed: int) -> Tensor:
+    capacity = max(_FIRST_CAPACITY, 1 << (needed - 1).bit_length())
+    buffer = held.new_empty(*held.shape[:2], capacity, held.shape[3])
+    buffer[:, :, : held.shape[2]] = held
+    return buffer

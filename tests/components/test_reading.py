@@ -1,0 +1,308 @@
+"""Regions read part by part: the answers of ``generate`` on the same embeddings, and a cache that comes back whole."""
+
+import pytest
+import torch
+
+from pam_kit.components.decoders.causal_lm import CausalLM
+from pam_kit.contracts import GeneratedText, Questions
+from pam_kit.errors import CheckpointError, PamKitError
+
+WIDTH, LENGTH, STEPS = 32, 11, 7
+QUESTIONS = (
+    "Name it.",
+    "Provide a comprehensive and detailed description for this subject, its surroundings and its use, please.",
+    "对该目标对象进行分类并给出标签",
+    "What?",
+)
+SIZES = dict(hidden_size=WIDTH, num_layers=2, num_heads=4, vocab_size=320, max_length=512, template="plain")
+NATIVE_TEMPLATE = (
+    "{% for m in messages %}<{{ m.role }}>{{ m.content }}</>{% endfor %}{% if add_generation_prompt %}<me>{% endif %}"
+)
+# One region each, several of one region, some regions left out, an order of their own.
+ABOUT = {"each": (0, 1, 2), "shared": (1, 1, 1, 1), "mixed": (2, 0, 2), "one": (1,)}
+
+
+def decoder(seed: int = 0, spread: float = 15.0, **arguments) -> CausalLM:
+    """A random decoder in eval mode; ``spread`` times wider weights make it say more than its last word again."""
+    torch.manual_seed(seed)
+    made = CausalLM(**{**SIZES, **arguments}).eval()
+    for weight in (p.data for p in made.lm.parameters() if p.ndim > 1):
+        weight *= spread
+    if made.needs_vocabulary():
+        made.learn_vocabulary(QUESTIONS)
+    return made
+
+
+def asked(regions=ABOUT["each"]) -> Questions:
+    texts = [QUESTIONS[i % len(QUESTIONS)] for i in range(len(regions))]
+    return Questions(torch.tensor(regions), texts, [""] * len(texts), ["caption"] * len(texts), ["en"] * len(texts))
+
+
+def region_embeddings(regions: int = 3, length: int = LENGTH, seed: int = 0) -> torch.Tensor:
+    return torch.randn(regions, length, WIDTH, generator=torch.Generator().manual_seed(seed))
+
+
+def read_in_parts(made: CausalLM, embeddings: torch.Tensor, parts=(1, 7, 3)):
+    reading = made.start_reading(len(embeddings))
+    for part in embeddings.split(list(parts), dim=1):
+        reading.read(part)
+    return reading
+
+
+def assert_same(found: list[GeneratedText], expected: list[GeneratedText]) -> None:
+    assert [answer.text for answer in found] == [answer.text for answer in expected]
+    assert [answer.score for answer in found] == pytest.approx([answer.score for answer in expected], abs=1e-4)
+
+
+@pytest.mark.parametrize("about", ABOUT)
+@pytest.mark.parametrize("template", ["plain", "chatml", "native"])
+def test_answers_equal_those_of_generate(template, about):
+    made, embeddings, questions = decoder(template=template), region_embeddings(), asked(ABOUT[about])
+    made.tokenizer.chat_template = NATIVE_TEMPLATE
+    expected = made.generate(embeddings, questions, STEPS)
+    for parts in ((11,), (1, 7, 3), (2, 2, 2, 2, 3)):
+        assert_same(read_in_parts(made, embeddings, parts).answer(questions, STEPS), expected)
+    assert len({answer.text for answer in expected}) > 1 or about == "one"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"num_key_value_heads": 2},
+        {"architecture": "gemma2", "spread": 5},
+        {"architecture": "gpt_neox", "spread": 5},
+        {"architecture": "gpt2"},
+        {"architecture": "llama", "num_key_value_heads": 1},
+    ],
+    ids=lambda arguments: arguments.get("architecture", "qwen2"),
+)
+def test_other_architectures_answer_as_generate_does(arguments):
+    made, embeddings, questions = decoder(**arguments), region_embeddings(), asked(ABOUT["mixed"])
+    expected = made.generate(embeddings, questions, STEPS)
+    assert_same(read_in_parts(made, embeddings).answer(questions, STEPS), expected)
+
+
+@pytest.mark.parametrize("kind", [None, "nf4"])
+def test_adapters_and_quantised_weights_answer_as_generate_does(pretrained_decoder, kind):
+    pytest.importorskip("peft", reason="adapters need pam-kit[lora]")
+    pytest.importorskip("bitsandbytes", reason="quantised weights need pam-kit[quantize]") if kind else None
+    _, folder = pretrained_decoder()
+    made = CausalLM(str(folder), template="plain", quantize=kind, lora_rank=2).eval()
+    plain = made.generate(region_embeddings(), asked(), STEPS)
+    for name, p in made.named_parameters():
+        if ".lora_B." in name:
+            torch.nn.init.normal_(p, std=0.5)
+    expected = made.generate(region_embeddings(), asked(), STEPS)
+    assert_same(read_in_parts(made, region_embeddings()).answer(asked(), STEPS), expected)
+    assert [answer.text for answer in expected] != [answer.text for answer in plain]
+
+
+def test_weights_of_half_the_size():
+    """In bfloat16 sums depend on the shapes, so words may turn; the cache is of the weights' type and nobody fails."""
+    made = decoder(dtype="bfloat16", spread=5)
+    reading = read_in_parts(made, region_embeddings())
+    assert {t.dtype for name, t in reading.tensors().items() if "." in name} == {torch.bfloat16}
+    found, expected = (
+        answers(asked(), 1)[0] for answers in (reading.answer, lambda *a: made.generate(region_embeddings(), *a))
+    )
+    assert found.text == expected.text and found.score == pytest.approx(expected.score, abs=0.05)
+
+
+def test_each_question_of_a_batch_is_answered_as_if_alone():
+    made, about = decoder(template="chatml"), (0, 1, 1, 2)
+    reading, questions = read_in_parts(made, region_embeddings()), asked(about)
+    alone = []
+    for row in range(4):
+        alone += reading.answer(questions._chosen([row]), STEPS)
+    assert_same(reading.answer(questions, STEPS), alone)
+
+
+def force_ends(made: CausalLM) -> None:
+    """Row i is made to end after i + 2 tokens, and never before; behind an answer no row looks at its logits."""
+    steps = []
+
+    def end_rows(_module, _inputs, logits):
+        logits = logits.clone()
+        logits[..., made.tokenizer.eos_token_id] = -1e4
+        for row in range(len(logits)):
+            if len(steps) == row + 1:
+                logits[row, -1, made.tokenizer.eos_token_id] = 1e4
+        steps.append(None)
+        return logits
+
+    made.lm.get_output_embeddings().register_forward_hook(end_rows)
+
+
+def test_an_answer_ends_at_its_end_token_and_steps_are_told_as_they_come():
+    expected, found, steps = decoder(), decoder(), []
+    reading = read_in_parts(found, region_embeddings())
+    force_ends(expected)
+    force_ends(found)
+    answers = reading.answer(asked(), 20, steps.append)
+    assert_same(answers, expected.generate(region_embeddings(), asked(), 20))
+    ids, end = torch.stack(steps, 1), found.tokenizer.eos_token_id
+    assert ids.shape == (3, 4), "decoding goes on until the last answer has ended, and no longer"
+    for row, answer in enumerate(answers):
+        count = row + 2
+        assert int(ids[row, count - 1]) == end and ids[row, count:].tolist() == [-1] * (4 - count)
+        assert found.tokenizer.decode(ids[row, : count - 1]).strip() == answer.text
+
+
+@pytest.mark.parametrize("about", ["each", "mixed"])
+def test_what_was_read_is_the_same_after_an_answer(about):
+    """To the last bit, and so is what is read and answered next; also when the caller gives up in the middle."""
+    made, embeddings = decoder(num_key_value_heads=2), region_embeddings(length=300)
+    asked_early, untouched = (made.start_reading(3) for _ in range(2))
+
+    def give_up(_ids):
+        raise KeyboardInterrupt
+
+    for part in embeddings.split(100, dim=1):
+        asked_early.read(part)
+        untouched.read(part)
+        asked_early.answer(asked(ABOUT[about]), 5)
+        with pytest.raises(KeyboardInterrupt):
+            asked_early.answer(asked(ABOUT[about]), 5, give_up)
+        assert_bit_identical(asked_early, untouched)
+    assert asked_early.answer(asked(), STEPS) == untouched.answer(asked(), STEPS)
+
+
+def assert_bit_identical(reading, other) -> None:
+    own, others = reading.tensors(), other.tensors()
+    assert own.keys() == others.keys() and reading.length == other.length
+    assert all(torch.equal(own[name], others[name]) for name in own if name != "positions_computed")
+
+
+@pytest.mark.parametrize("template", ["plain", "chatml"])
+def test_a_restored_reading_goes_on_to_the_last_bit(template):
+    made, embeddings = decoder(template=template), region_embeddings(length=290)
+    reading = read_in_parts(made, embeddings[:, :250], (100, 150))
+    held = reading.tensors()
+    restored = made.start_reading(3)
+    restored.restore(held)
+    reading.read(embeddings[:, 250:])
+    restored.read(embeddings[:, 250:])
+    assert_bit_identical(restored, reading)
+    assert restored.answer(asked(), STEPS) == reading.answer(asked(), STEPS)
+    assert restored.positions_computed == reading.positions_computed
+    empty = made.start_reading(1)
+    empty.restore(made.start_reading(3).tensors())
+    empty.read(embeddings[:, :5])
+    assert empty.length - 5 == made.start_reading(3).length
+
+
+def test_what_does_not_fit_is_not_restored():
+    held = read_in_parts(decoder(), region_embeddings()).tensors()
+    for other in (decoder(num_layers=1), decoder(num_layers=3), decoder(template="chatml")):
+        with pytest.raises(CheckpointError, match="does not fit this decoder"):
+            other.start_reading(3).restore(held)
+
+
+def test_an_answer_computes_the_question_and_itself_alone():
+    made = decoder(template="chatml")
+    reading = made.start_reading(3)
+    ahead = len(
+        made.tokenizer("<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n").input_ids
+    )
+    assert reading.length == ahead and reading.positions_computed == 3 * ahead
+    reading.read(region_embeddings(length=40))
+    assert reading.length == ahead + 40 and reading.positions_computed == 3 * reading.length
+    steps, before, widths = [], reading.positions_computed, []
+    hook = made.lm.get_input_embeddings().register_forward_hook(lambda _m, inputs, _o: widths.append(inputs[0].shape))
+    reading.answer(asked((1, 1)), 4, steps.append)
+    hook.remove()
+    behind = [len(made.tokenizer(f"\n{q}<|im_end|>\n<|im_start|>assistant\n").input_ids) for q in QUESTIONS[:2]]
+    assert reading.positions_computed - before == 2 * (max(behind) + len(steps) - 1)
+    assert widths == [(2, max(behind))] + [(2, 1)] * (len(steps) - 1)
+
+
+def test_a_cache_is_copied_only_when_it_is_full_or_rows_are_chosen(monkeypatch):
+    made, places = decoder(), []
+    reading = read_in_parts(made, region_embeddings(length=40), (40,))
+    layer = reading._cache.layers[1]
+
+    def note(_ids):
+        places.append((layer.keys.data_ptr(), layer.values.data_ptr()))
+
+    monkeypatch.setattr("pam_kit.components.decoders.reading.selected", None)
+    reading.answer(asked(), 9, note)
+    assert len(places) == 9 and len(set(places)) == 1
+    assert layer.keys.stride(1) == 256 * layer.keys.shape[3], "a buffer of 256 positions is enough here"
+    reading.read(region_embeddings(length=260))
+    assert layer.keys.stride(1) == 512 * layer.keys.shape[3]
+    with pytest.raises(TypeError):
+        reading.answer(asked(ABOUT["mixed"]), 1)
+
+
+@pytest.mark.parametrize("use", ["read", "answer"])
+def test_a_reading_longer_than_the_model_is_refused(use):
+    made = decoder(max_length=64)
+    reading = made.start_reading(1)
+    reading.read(torch.zeros(1, 62, WIDTH))
+    with pytest.raises(PamKitError, match="too long for a decoder made for 64.*decoder.max_positions"):
+        reading.read(torch.zeros(1, 3, WIDTH)) if use == "read" else reading.answer(asked((0,)), 3)
+    assert reading.length == 62
+
+
+def test_an_answer_ends_where_the_model_does():
+    made, steps = decoder(max_length=64), []
+    reading = made.start_reading(1)
+    reading.read(region_embeddings(1, 60 - len(made.tokenizer(f"{QUESTIONS[0]}\n").input_ids)))
+    reading.answer(asked((0,)), 30, steps.append)
+    assert 1 <= len(steps) <= 4
+
+
+def test_what_would_be_cut_is_refused():
+    made = decoder(max_positions=30)
+    reading = made.start_reading(1)
+    reading.read(torch.zeros(1, 29, WIDTH))
+    for use in (lambda: reading.read(torch.zeros(1, 2, WIDTH)), lambda: reading.answer(asked((0,)), 3)):
+        with pytest.raises(PamKitError, match="longer than decoder.max_positions=30"):
+            use()
+
+
+def test_a_window_that_would_slide_is_refused():
+    made = decoder(architecture="gemma2", spread=5)
+    made.lm.config.sliding_window = 40
+    reading = made.start_reading(1)
+    reading.read(torch.zeros(1, 25, WIDTH))
+    with pytest.raises(PamKitError, match="longer than the window of 40"):
+        reading.read(torch.zeros(1, 16, WIDTH))
+    with pytest.raises(PamKitError, match="longer than the window of 40"):
+        reading.answer(asked((0,)), 30)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "reason"),
+    [("bloom", "counts positions by itself"), ("qwen3_next", "LinearAttention.*be put back")],
+)
+def test_models_that_cannot_be_read_part_by_part_are_refused(architecture, reason):
+    with pytest.raises(PamKitError, match=reason):
+        decoder(architecture=architecture, num_key_value_heads=2).start_reading(1)
+
+
+def test_wrong_uses_name_what_is_wrong():
+    made = decoder()
+    with pytest.raises(PamKitError, match="at least one region, not 0"):
+        made.start_reading(0)
+    reading = made.start_reading(2)
+    with pytest.raises(PamKitError, match="before anything was read"):
+        reading.answer(asked((0,)), 3)
+    for wrong in ((3, 4, WIDTH), (2, 4, WIDTH + 1), (2, WIDTH)):
+        with pytest.raises(PamKitError, match=r"are \(2, L, 32\), not"):
+            reading.read(torch.zeros(wrong))
+    reading.read(region_embeddings(2))
+    for region in (-1, 2):
+        with pytest.raises(PamKitError, match=f"2 regions were read.*about region {region}"):
+            reading.answer(asked((0, region)), 3)
+    with pytest.raises(PamKitError, match="max_new_tokens is 0"):
+        reading.answer(asked((0,)), 0)
+    assert reading.answer(asked(()), 3) == []
+
+
+def test_words_ahead_that_depend_on_the_question_are_refused():
+    made = decoder(template="native")
+    made.tokenizer.chat_template = "{{ messages[1].content.split('\n')[1][:4] }}: {{ messages[1].content }}"
+    reading = read_in_parts(made, region_embeddings(1))
+    with pytest.raises(PamKitError, match="other words ahead of the region.*'Name it.'"):
+        reading.answer(asked((0,)), 3)
