@@ -178,8 +178,8 @@ def _outside(rng: np.random.Generator, pose: Pose) -> Pose:
 
 
 def _back(rng: np.random.Generator, pose: Pose) -> Pose:
-    """To a rest beside the edge that was left over; from behind a cover to any of the corners."""
+    """To a rest beside the edge that was left over; from behind a cover to its left or right."""
     outside = [axis for axis in "xy" if not 0 < getattr(pose, axis) < 1]
     if outside:
         return _moved(pose, outside[0], _band(rng, getattr(pose, outside[0]) > 0.5))
-    return replace(pose, x=_band(rng, bool(rng.integers(2))), y=_band(rng, bool(rng.integers(2))))
+    return replace(pose, x=_band(rng, bool(rng.integers(2))), y=_band(rng, pose.y > 0.5))

@@ -61,17 +61,17 @@ class MovingScene:
         background: np.ndarray,
     ):
         self.actors, self.steps, self.side = actors, steps, background.shape[1]
-        self.bystanders = bystanders
+        self.bystanders, self.cover = bystanders, cover
         self._margin = int(np.ceil(_MARGIN * self.side)) + 4
         canvas = np.zeros((3, *(2 * [self.side + 2 * self._margin])), np.float32)
         self._inner(canvas)[...] = background
         for item in bystanders:
             self._paint(canvas, _still(item))
-        self._cover = _still(cover) if cover is not None else None
+        self._placed_cover = _still(cover) if cover is not None else None
         # Most often nothing is behind the cover, so that it can be drawn beforehand too.
         self._without_cover, self._with_cover = canvas, canvas.copy()
-        if self._cover is not None:
-            self._paint(self._with_cover, self._cover)
+        if self._placed_cover is not None:
+            self._paint(self._with_cover, self._placed_cover)
 
     @property
     def num_frames(self) -> int:
@@ -83,8 +83,8 @@ class MovingScene:
         canvas = (self._without_cover if behind else self._with_cover).copy()
         for _, placed in behind:
             self._paint(canvas, placed)
-        if behind and self._cover is not None:
-            self._paint(canvas, self._cover)
+        if behind and self._placed_cover is not None:
+            self._paint(canvas, self._placed_cover)
         for _, placed in front:
             self._paint(canvas, placed)
         pixels = np.clip(np.rint(self._inner(canvas)), 0, 255).astype(np.uint8)
@@ -94,7 +94,7 @@ class MovingScene:
         """(S, S) int16: which of the actors each pixel shows, -1 for everything else."""
         ids: np.ndarray = np.full(2 * [self.side + 2 * self._margin], -1, np.int16)
         behind, front = self._layers(frame)
-        cover = [] if self._cover is None else [(-1, self._cover)]
+        cover = [] if self._placed_cover is None else [(-1, self._placed_cover)]
         for number, placed in (*behind, *cover, *front):
             ids[self._window(placed)][placed.raster.inside] = number
         return np.ascontiguousarray(self._inner(ids))
@@ -174,7 +174,7 @@ def _make_cover(rng: np.random.Generator, looks: list[list[str]], side: int) -> 
     kind = pick(rng, COVERS)
     item = dress(rng, kind, pick(rng, [colour for colour in COLOURS if [kind, colour] not in looks]))
     upright = item.rotation / 5 + (np.pi / 2 if kind == "box" else 0)
-    y = rng.uniform(0.42, 0.58)
+    y = rng.uniform(0.45, 0.55)
     diameter = _COVER_SIZES[kind][0] * side
     return replace(item, size="large", rotation=upright, diameter=diameter, x=round(0.5 * side), y=round(y * side))
 
