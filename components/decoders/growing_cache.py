@@ -17,15 +17,16 @@ class GrowingLayer(DynamicLayer):
     Rolling back (``crop``) shortens the views; what lies in front of them is never written to again.
     """
 
+    _buffers: tuple[Tensor, Tensor] | None = None
+
     def __init__(self, keys: Tensor | None = None, values: Tensor | None = None):
         super().__init__()
         if keys is not None and values is not None:
             self.update(keys, values)
 
     def update(self, key_states: Tensor, value_states: Tensor, *args, **kwargs) -> tuple[Tensor, Tensor]:
-        if not self.is_initialized:
-            self.device = key_states.device
-            self.is_initialized = True
+        if self._buffers is None:
+            self.device, self.is_initialized = key_states.device, True
             self.keys, self.values = key_states[:, :, :0], value_states[:, :, :0]
             self._buffers = (self.keys, self.values)
         start = self.keys.shape[2]
