@@ -49,6 +49,9 @@ class DataSection:
     languages: dict[str, float] = field(default_factory=lambda: {"en": 1.0, "zh": 1.0})
     # how a region without a prompt of its own is pointed at in training, with the share of each way
     prompts: dict[str, float] = field(default_factory=lambda: {"box": 0.6, "point": 0.3, "mask": 0.1})
+    # for this share of a picture's regions one more box is asked for that no region answers, anywhere or across a part
+    # of an object; its mask is empty. It teaches what it takes to lose an object in a video; clips are left out of it
+    absent_prompts: float = 0.0
     # at most this many regions of a sample, a picture or a clip, a step
     regions_per_image: int = 4
     # at most this many questions about a region a step, of different tasks and languages
@@ -84,6 +87,9 @@ class LossWeights:
     focal: float = 20.0
     # squared error of the predicted IoU
     iou: float = 1.0
+    # cross-entropy of the score that says whether there is an object, where the backbone has a head for it that learns;
+    # data.absent_prompts points at nothing
+    objectness: float = 0.0
 
 
 @dataclass
@@ -147,8 +153,13 @@ class SplitChoice:
     # tasks and languages that are asked
     tasks: list[str] = field(default_factory=lambda: ["recognize", "caption"])
     languages: list[str] = field(default_factory=lambda: ["en", "zh"])
-    # at most this many pictures; null: all
+    # at most this many pictures, clips or videos; null: all
     limit: int | None = None
+    # of videos, which are streamed: the switches that are on, of carry, history and memory joined by +, or none; each
+    # gives a column of its own
+    streams: list[str] = field(default_factory=lambda: ["carry+history+memory"])
+    # most frames that are read of a clip
+    clip_frames: int = 16
 
 
 @dataclass

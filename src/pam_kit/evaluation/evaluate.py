@@ -2,16 +2,18 @@
 
 import json
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from pam_kit.contracts import RegionPrompt, RegionSample
 from pam_kit.data.broken import BrokenLedger
 from pam_kit.data.prompting import exact_prompt
-from pam_kit.data.schema import has_clips
-from pam_kit.errors import BrokenSample, PromptError, RecipeError
+from pam_kit.data.schema import has_clips, has_videos
+from pam_kit.errors import BrokenSample, PamKitError, PromptError, RecipeError
 from pam_kit.evaluation.gallery import Gallery
 from pam_kit.evaluation.scores import SplitScores
+from pam_kit.evaluation.videos import evaluate_clips, evaluate_videos, stream_settings
 from pam_kit.inference.predictor import RegionPredictor
 from pam_kit.inference.result import RegionPrediction
 from pam_kit.registry import find
@@ -25,50 +27,95 @@ def evaluate(
 ) -> Table:
     """Score every split under every kind of prompt; writes scores.json, scores.md and predictions/ into ``folder``.
 
-    ``progress(iterable, total=..., desc=...)`` wraps the loop over pictures, for example tqdm.
+    Videos are streamed, once with each of the split's switches; clips are asked about as they are.
+    ``progress(iterable, total=..., desc=...)`` wraps the loop over samples, for example tqdm.
 
-    Raises RecipeError, before anything is computed, for splits whose datasets hold clips.
+    Raises RecipeError, before anything is computed, for videos or clips and a backbone that does not track, and for
+    switches that are none.
     """
-    _refuse_clips(section)
+    _check(predictor, section)
     folder.mkdir(parents=True, exist_ok=True)
     table: Table = {}
     for name, split in section.splits.items():
         dataset = find("dataset", split.dataset.name).build(**split.dataset.arguments)
         for kind in split.prompts:
-            row = f"{name} / {kind}"
-            table[row] = _evaluate_split(predictor, section, split, dataset, kind, folder, row, progress)
+            for streams in split.streams if has_videos(dataset) else [""]:
+                row = f"{name} / {kind}{streams and ' / '}{streams}"
+                with _predictions_file(folder, row) as write:
+                    judge = _judge(predictor, section, split, dataset, kind, streams, folder, row)
+                    table[row] = judge(_samples(dataset, split, folder, row, progress), write)
     (folder / "scores.json").write_text(_json(table), encoding="utf-8")
     (folder / "scores.md").write_text("\n".join(markdown(table)) + "\n", encoding="utf-8")
     return table
 
 
-def _refuse_clips(section: EvaluateSection) -> None:
-    problems = [
-        f"evaluate.splits.{name}: the dataset {split.dataset.name} has clips; evaluation reads pictures"
-        for name, split in section.splits.items()
-        if has_clips(find("dataset", split.dataset.name).load())
-    ]
+def _check(predictor: RegionPredictor, section: EvaluateSection) -> None:
+    problems = []
+    for name, split in section.splits.items():
+        dataset = find("dataset", split.dataset.name).load()
+        if not (has_clips(dataset) or has_videos(dataset)):
+            continue
+        if not predictor.model.backbone.tracks:
+            kind = type(predictor.model.backbone).__name__
+            problems.append(
+                f"evaluate.splits.{name}: the dataset {split.dataset.name} has frames to follow a region through, "
+                f"which the backbone {kind} does not do; take a model whose backbone tracks"
+            )
+        for streams in split.streams if has_videos(dataset) else ():
+            try:
+                stream_settings(split, section.max_new_tokens, streams)
+            except PamKitError as error:
+                problems.append(f"evaluate.splits.{name}.streams: {error}")
     if problems:
         raise RecipeError(problems)
 
 
-def _evaluate_split(predictor, section, split, dataset, kind, folder, row, progress) -> dict[str, dict[str, float]]:
+def _judge(predictor, section: EvaluateSection, split: SplitChoice, dataset, kind: str, streams: str, folder, row):
+    """What scores the samples of a split: a function of them and of what writes predictions."""
+    model = predictor.model
+    if has_videos(dataset):
+        settings = stream_settings(split, section.max_new_tokens, streams)
+        return lambda samples, write: evaluate_videos(model, dataset, samples, kind, settings, write)
+    if has_clips(dataset):
+        tokens = section.max_new_tokens
+        return lambda samples, write: evaluate_clips(model, dataset, samples, kind, split, tokens, write)
+    return lambda samples, write: _evaluate_pictures(
+        predictor, section, split, dataset, kind, folder, row, samples, write
+    )
+
+
+def _evaluate_pictures(
+    predictor, section, split, dataset, kind, folder, row, samples, write
+) -> dict[str, dict[str, float]]:
     scores = SplitScores(getattr(dataset, "read_attribute", None))
-    ledger = BrokenLedger(folder, max_share=1.0)
     gallery = Gallery(split.tasks, section.pictures)
-    samples = _readable(dataset, split, ledger)
-    total = math.ceil(min(len(dataset), split.limit or len(dataset)) / section.batch_size)
-    path = folder / "predictions" / f"{row.replace(' / ', '-')}.jsonl"
+    for batch in _batches(samples, section.batch_size):
+        for sample, predictions in zip(batch, _predict(predictor, section, split, batch, kind), strict=True):
+            scores.add_picture(sample.regions, predictions)
+            gallery.add_picture(sample, predictions)
+            for region, predicted in zip(sample.regions, predictions, strict=True):
+                write(_line(sample, region, predicted))
+    gallery.save(folder / "pictures", _file_name(row))
+    return scores.table()
+
+
+@contextmanager
+def _predictions_file(folder: Path, row: str) -> Iterator[Callable[[dict], None]]:
+    """What writes one prediction a line."""
+    path = folder / "predictions" / f"{_file_name(row)}.jsonl"
     path.parent.mkdir(exist_ok=True)
     with path.open("w", encoding="utf-8") as lines:
-        for batch in progress(_batches(samples, section.batch_size), total=total, desc=row):
-            for sample, predictions in zip(batch, _predict(predictor, section, split, batch, kind), strict=True):
-                scores.add_picture(sample.regions, predictions)
-                gallery.add_picture(sample, predictions)
-                for region, predicted in zip(sample.regions, predictions, strict=True):
-                    lines.write(json.dumps(_line(sample, region, predicted), ensure_ascii=False) + "\n")
-    gallery.save(folder / "pictures", row.replace(" / ", "-"))
-    return scores.table()
+        yield lambda line: print(json.dumps(line, ensure_ascii=False), file=lines)
+
+
+def _file_name(row: str) -> str:
+    return row.replace(" / ", "-")
+
+
+def _samples(dataset, split: SplitChoice, folder: Path, row: str, progress) -> Iterable:
+    """The readable samples of a split, with progress."""
+    total = min(len(dataset), split.limit or len(dataset))
+    return progress(_readable(dataset, split, BrokenLedger(folder, max_share=1.0)), total=total, desc=row)
 
 
 def _predict(
@@ -88,7 +135,7 @@ def _prompts(sample: RegionSample, kind: str) -> list[RegionPrompt]:
         raise PromptError(f"{sample.source}: {error}") from error
 
 
-def _readable(dataset, split: SplitChoice, ledger: BrokenLedger) -> Iterator[RegionSample]:
+def _readable(dataset, split: SplitChoice, ledger: BrokenLedger) -> Iterator:
     for index in range(min(len(dataset), split.limit or len(dataset))):
         try:
             sample = dataset[index]

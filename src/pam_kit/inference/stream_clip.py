@@ -1,5 +1,6 @@
 """One region's clip while the decoder reads it: frames come in one by one, and the last of them opens the next clip."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -23,15 +24,15 @@ class Asking:
     languages: tuple[str, ...]
     max_new_tokens: int
 
-    def questions(self, history: dict[str, str]) -> Questions:
-        """All questions about one region; ``history``: what was said of it before, by language."""
-        asked = [(task, language) for task in self.tasks for language in self.languages]
+    def questions(self, history: Mapping[str, str], regions: Sequence[int] = (0,)) -> Questions:
+        """All questions about each of ``regions``; ``history``: what was said before, by language."""
+        asked = [(region, task, language) for region in regions for task in self.tasks for language in self.languages]
         return Questions(
-            region_index=torch.zeros(len(asked), dtype=torch.long),
-            questions=[clip_question(task, language, history.get(language)) for task, language in asked],
+            region_index=torch.tensor([region for region, _, _ in asked], dtype=torch.long),
+            questions=[clip_question(task, language, history.get(language)) for _, task, language in asked],
             answers=[""] * len(asked),
-            tasks=[task for task, _ in asked],
-            languages=[language for _, language in asked],
+            tasks=[task for _, task, _ in asked],
+            languages=[language for _, _, language in asked],
         )
 
 

@@ -1,13 +1,13 @@
 """Point at objects anywhere in a video; get a mask for every frame, and texts."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from pam_kit.contracts import GeneratedText, Questions, RegionFeatures, RegionPrompt
+from pam_kit.contracts import GeneratedText, RegionFeatures, RegionPrompt
 from pam_kit.data.video import Frame, VideoSource, open_video
 from pam_kit.errors import PromptError
 from pam_kit.inference.following import RegionFollower, SeenRegion, seen_regions
@@ -15,9 +15,9 @@ from pam_kit.inference.frame_choice import FrameChoice, frame_choice
 from pam_kit.inference.latency import Latency
 from pam_kit.inference.predictor import RegionPredictor
 from pam_kit.inference.presence import PresenceTracker
+from pam_kit.inference.stream_clip import Asking
 from pam_kit.inference.video_result import FramePrompt, RegionFrame, VideoPrediction, VideoRegionPrediction
 from pam_kit.model import RegionVLM
-from pam_kit.tasks import clip_question
 
 Progress = Callable[..., Iterable]
 
@@ -77,6 +77,7 @@ class VideoPredictor:
         frames: int = 16,
         sampler: str = "uniform",
         max_new_tokens: int = 64,
+        history: Mapping[str, str] | None = None,
         progress: Progress = lambda items, **_: items,
     ) -> VideoPrediction:
         """A video file, a folder or list of pictures, or an opened source -> masks of all frames, and texts.
@@ -85,6 +86,7 @@ class VideoPredictor:
             prompts: where the objects are; several of one region and several regions are legal.
             frames: how many frames the decoder reads of each region.
             sampler: which: see ``frame_choice``.
+            history: what was said about the video before, by language.
             progress: wraps the frames of each direction, for example tqdm.
 
         Raises:
@@ -103,7 +105,8 @@ class VideoPredictor:
                 back = progress(video.reversed(last), total=last + 1, desc="backward")
                 self._follow(back, followed, latency, forward=False)
             seen = max(index for one in followed for index in one.seen) + 1 if followed[0].seen else 0
-            texts = self._texts(followed, tasks, languages, max_new_tokens)
+            asked = Asking(tuple(tasks), tuple(languages), max_new_tokens)
+            texts = self._texts(followed, asked, history or {})
             return VideoPrediction(
                 source=video.name,
                 width=video.width,
@@ -149,22 +152,16 @@ class VideoPredictor:
                 rows[i].tokens[frame.index] = tokens
 
     def _texts(
-        self, followed: list[_Followed], tasks: Sequence[str], languages: Sequence[str], max_new_tokens: int
+        self, followed: list[_Followed], asking: Asking, history: Mapping[str, str]
     ) -> list[dict[str, dict[str, GeneratedText]]]:
         """The answers about each region: task -> language -> text; all are decoded as one batch."""
-        asked = [(i, task, language) for i in range(len(followed)) for task in tasks for language in languages]
         prefixes = [torch.cat([one.tokens[index] for index in one.read_order()]) for one in followed]
-        questions = Questions(
-            region_index=torch.tensor([i for i, _, _ in asked], dtype=torch.long),
-            questions=[clip_question(task, language) for _, task, language in asked],
-            answers=[""] * len(asked),
-            tasks=[task for _, task, _ in asked],
-            languages=[language for _, _, language in asked],
-        )
+        questions = asking.questions(history, range(len(followed)))
         texts: list[dict[str, dict[str, GeneratedText]]] = [{} for _ in followed]
-        answers = self.model.decoder.generate(prefixes, questions, max_new_tokens) if asked else []
-        for (i, task, language), answer in zip(asked, answers, strict=True):
-            texts[i].setdefault(task, {})[language] = answer
+        answers = self.model.decoder.generate(prefixes, questions, asking.max_new_tokens) if len(questions) else []
+        about = zip(questions.region_index.tolist(), questions.tasks, questions.languages, answers, strict=True)
+        for region, task, language, answer in about:
+            texts[region].setdefault(task, {})[language] = answer
         return texts
 
 
