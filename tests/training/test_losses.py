@@ -105,6 +105,46 @@ def test_without_any_target_the_losses_are_zero_but_connected():
     assert logits.grad is not None and not logits.grad.any()
 
 
+def empty_second_target() -> tuple[torch.Tensor, torch.Tensor]:
+    logits, target = random_masks(3, 4, 8, 8)
+    target = target[:, :1].clone()
+    target[1] = 0
+    return logits, target
+
+
+def test_an_empty_target_teaches_an_empty_mask_and_leaves_the_iou_head_alone():
+    logits, target = empty_second_target()
+    predicted = torch.rand(3, 4, generator=torch.Generator().manual_seed(1)).requires_grad_()
+    everywhere = torch.ones(3, dtype=torch.bool)
+    losses = mask_losses(logits.requires_grad_(), predicted, target, everywhere)
+    iou = mask_iou(logits > 0, target.expand_as(logits) > 0)
+    expected = ((predicted - iou)[[0, 2]] ** 2).sum() / 12
+    torch.testing.assert_close(losses["iou"], expected)
+    losses["iou"].backward()
+    assert not predicted.grad[1].any() and predicted.grad[[0, 2]].all()
+    (losses["dice"] + losses["bce"] + losses["focal"]).backward()
+    learning = logits.grad[1].flatten(1).any(1)
+    assert learning[0] and learning.sum() == 2
+    assert (logits.grad[1][learning] > 0).all(), "every pixel goes down"
+
+
+def test_dice_of_an_empty_target():
+    logits, target = torch.tensor([[[logit(0.75), 0.0]], [[-80.0, -80]]]), torch.zeros(2, 1, 2)
+    torch.testing.assert_close(dice_loss(logits, target), torch.tensor([1 - 1 / 2.25, 0.0]))
+
+
+def test_the_score_learns_whether_there_is_an_object():
+    logits, target = empty_second_target()
+    score = torch.tensor([logit(0.9), logit(0.2), logit(0.6)], requires_grad=True)
+    losses = mask_losses(logits, torch.zeros(3, 4), target, torch.tensor([True, True, False]), score)
+    torch.testing.assert_close(losses["objectness"].item(), -(math.log(0.9) + math.log(0.8)) / 2)
+    losses["objectness"].backward()
+    torch.testing.assert_close(score.grad, torch.tensor([-0.05, 0.1, 0.0]))
+    none = mask_losses(logits, torch.zeros(3, 4), target, torch.zeros(3, dtype=torch.bool), score)
+    assert none["objectness"] == 0 and none["objectness"].requires_grad
+    assert "objectness" not in mask_losses(logits, torch.zeros(3, 4), target, torch.ones(3, dtype=torch.bool))
+
+
 def test_the_sum_is_weighted_by_name():
     losses = {name: torch.tensor(value) for name, value in dict(text=2.0, dice=3.0, iou=5.0, alignment=7.0).items()}
     weights = LossWeights(text=1, dice=10, iou=100, alignment=0, bce=1e9, focal=1e9)

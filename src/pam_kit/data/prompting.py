@@ -1,5 +1,7 @@
 """How a region with a known mask is pointed at: as a person would, with some inaccuracy in training, or exactly."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from pam_kit.contracts import POSITIVE_POINT, Region, RegionPrompt
@@ -9,6 +11,12 @@ from pam_kit.geometry import innermost_point, mask_box
 # A person's box misses an edge by up to this share of the box's side.
 BOX_JITTER = 0.1
 MAX_TRAINING_POINTS = 3
+# A box is of an object from this IoU with the object's own box on.
+OWN_BOX_IOU = 0.3
+# Boxes tried for a prompt at nothing.
+ABSENT_TRIALS = 20
+
+Box = tuple[float, float, float, float]
 
 
 def exact_prompt(region: Region, kind: str, width: int, height: int) -> RegionPrompt:
@@ -47,6 +55,41 @@ def drawn_prompt(region: Region, kind: str, width: int, height: int, rng: np.ran
         points = tuple((float(columns[i]) + 0.5, float(rows[i]) + 0.5) for i in chosen)
         return RegionPrompt(points=points, labels=(POSITIVE_POINT,) * len(points))
     raise PromptError(f"unknown prompt kind {kind!r} for training; choose box, point or mask")
+
+
+def absent_prompt(
+    own: Box, boxes: Sequence[Box], width: int, height: int, rng: np.random.Generator
+) -> RegionPrompt | None:
+    """A box that no object answers, as a tracker asks when an object is gone; None where none was found.
+
+    In equal shares it lies anywhere or across a part of an object. Its sides are 0.4 to 1.2 times those of ``own``, so
+    that its size alone does not tell it, and its IoU with each of ``boxes``, those of all regions of the picture, is
+    below 0.3. Of objects that are no region of the picture nothing is known here.
+    """
+    picture = (0.0, 0.0, float(width), float(height))
+    for _ in range(ABSENT_TRIALS):
+        across = len(boxes) > 0 and rng.random() < 0.5
+        x1, y1, x2, y2 = boxes[int(rng.integers(len(boxes)))] if across else picture
+        middle = rng.uniform((x1, y1), (x2, y2))
+        half = rng.uniform(0.4, 1.2, size=2) * (own[2] - own[0], own[3] - own[1]) / 2
+        low, high = np.maximum(middle - half, 0), np.minimum(middle + half, (width, height))
+        box = (float(low[0]), float(low[1]), float(high[0]), float(high[1]))
+        if (high - low).min() >= 1 and all(_box_iou(box, other) < OWN_BOX_IOU for other in boxes):
+            return RegionPrompt(box=box)
+    return None
+
+
+def region_box(region: Region) -> Box | None:
+    """The box of a region's mask, or else the one that it is pointed at with."""
+    if region.mask is not None:
+        return mask_box(region.mask)
+    return None if region.prompt is None else region.prompt.box
+
+
+def _box_iou(one: Box, other: Box) -> float:
+    width, height = (max(0.0, min(one[i + 2], other[i + 2]) - max(one[i], other[i])) for i in (0, 1))
+    areas = [(box[2] - box[0]) * (box[3] - box[1]) for box in (one, other)]
+    return width * height / (sum(areas) - width * height)
 
 
 def _jittered(box, width: int, height: int, rng: np.random.Generator) -> tuple[float, float, float, float]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from torch.utils.data import Dataset, Sampler
 
-from pam_kit.contracts import ClipBatch, ClipSample, Region, RegionBatch, RegionSample
+from pam_kit.contracts import ClipBatch, ClipSample, Region, RegionBatch, RegionPrompt, RegionSample
 from pam_kit.data.clips import sampled_frames
 from pam_kit.data.mixture import Mixture, Place
 from pam_kit.data.prepare import (
@@ -19,7 +19,7 @@ from pam_kit.data.prepare import (
     prepare,
     prepare_clip,
 )
-from pam_kit.data.prompting import drawn_prompt
+from pam_kit.data.prompting import absent_prompt, drawn_prompt, region_box
 from pam_kit.errors import BrokenSample, PamKitError, PromptError
 from pam_kit.sections import DataSection
 from pam_kit.tasks import clip_question, question
@@ -94,6 +94,8 @@ class TrainingView(Dataset):
             targets = [region.mask for region in regions]
             if isinstance(sample, ClipSample):
                 return self._prepared_clip(sample, prompts, asked, targets)
+            absent = self._absent_prompts(sample, chosen, place, rng)
+            prompts, targets = prompts + absent, targets + [np.zeros((height, width), dtype=bool) for _ in absent]
             return prepare(picture, prompts, asked, self.geometry, targets)
         except PromptError as error:
             raise BrokenSample(sample.source, str(error)) from error
@@ -116,6 +118,20 @@ class TrainingView(Dataset):
                 raise PromptError(f"region {region.id} has neither a mask nor a prompt")
             return region.prompt
         return drawn_prompt(region, _draw(self.section.prompts, rng), width, height, rng)
+
+    def _absent_prompts(
+        self, sample: RegionSample, chosen: list[int], place: Place, rng: np.random.Generator
+    ) -> list[RegionPrompt]:
+        """Boxes that no region of the picture answers. Drawn last, so that all else is as without them."""
+        share, found = self.section.absent_prompts, []
+        height, width = sample.image.shape[:2]
+        boxes = [region_box(region) for region in sample.regions] if share > 0 else []
+        others = [box for box in boxes if box is not None]
+        for index in chosen if share > 0 else ():
+            own, drawn = boxes[index], self._prompt_rng(place, len(sample.regions) + index, rng)
+            if drawn.random() < share and own is not None:
+                found.append(absent_prompt(own, others, width, height, drawn))
+        return [prompt for prompt in found if prompt is not None]
 
     def _asked(
         self, index: int, region: Region, history: dict[str, str] | None, rng: np.random.Generator

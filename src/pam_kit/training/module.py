@@ -18,7 +18,7 @@ from pam_kit.training.stage import cosine_with_warmup, freeze_all_but, keep_froz
 from pam_kit.training.steps import Batch, Counts, Packet, Shares
 from pam_kit.training.tally import LossTally
 
-MASK_LOSSES = ("dice", "bce", "focal", "iou")
+MASK_LOSSES = ("dice", "bce", "focal", "iou", "objectness")
 
 
 @dataclass(frozen=True)
@@ -123,11 +123,14 @@ class RegionTrainer(lightning.LightningModule):
     def _mask_losses(self, regions: list[RegionFeatures], batch: Batch) -> dict[str, Tensor]:
         if not any(part.candidate_logits.requires_grad for part in regions):
             return {}
+        # Of a decoder without a head for it, the score is a number.
+        scored = all(part.object_score.requires_grad for part in regions)
         return mask_losses(
             torch.cat([part.candidate_logits for part in regions]),
             torch.cat([part.candidate_iou for part in regions]),
             batch.target_masks,
             batch.has_target,
+            torch.cat([part.object_score for part in regions]) if scored else None,
         )
 
     def _text_loss(self, prefix, batch: Batch) -> Tensor:
