@@ -28,6 +28,7 @@ SMALL = {
     ],
     ("perceiver", "none"): [{}, {"mask_tokens": False}],
     ("projector", "pixel_shuffle_mlp"): [{}, {"ratio": 4, "token_order": "column"}],
+    ("projector", "region_tokens"): [{}, {"ratio": 1, "budget": 9, "pooled": 4, "later_budget": 6}],
     ("decoder", "causal_lm"): [{}, {"architecture": "gemma2", "template": "chatml", "dtype": "bfloat16"}],
 }
 
