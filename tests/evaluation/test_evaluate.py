@@ -1,6 +1,7 @@
 """An evaluation and the files it leaves, with a predictor that knows the truth in the place of a model."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -158,20 +159,23 @@ def test_a_prompt_that_cannot_be_made_names_the_region(tmp_path):
         evaluate(Oracle([bare]), section, tmp_path / "out")
 
 
-def test_clips_are_refused_before_anything_is_computed(tmp_path):
+def test_videos_need_a_backbone_that_tracks_and_switches_that_exist(tmp_path):
     oracle, clips = Oracle(samples()), ComponentChoice("clips", {"path": str(tmp_path / "nowhere.jsonl")})
-    streaming = ComponentChoice("pam_streaming", {"path": str(tmp_path / "nowhere.jsonl")})
-    splits = {"good": split(limit=1), "walks": split(dataset=clips), "streams": split(dataset=streaming)}
+    oracle.model = SimpleNamespace(backbone=SimpleNamespace(tracks=False))
+    videos = split(dataset=ComponentChoice("micro_videos", {}), streams=["carry+histroy"])
+    splits = {"good": split(limit=1), "walks": split(dataset=clips), "streams": videos}
     with pytest.raises(RecipeError) as caught:
         evaluate(oracle, EvaluateSection(splits=splits), tmp_path / "out")
-    assert caught.value.problems == [
-        "evaluate.splits.walks: the dataset clips has clips; evaluation reads pictures",
-        "evaluate.splits.streams: the dataset pam_streaming has clips; evaluation reads pictures",
+    reason = "has frames to follow a region through, which the backbone SimpleNamespace does not do"
+    assert [problem.split(";")[0] for problem in caught.value.problems] == [
+        f"evaluate.splits.walks: the dataset clips {reason}",
+        f"evaluate.splits.streams: the dataset micro_videos {reason}",
+        "evaluate.splits.streams.streams: 'histroy' is no switch of a stream",
     ]
     assert oracle.asked == [] and not (tmp_path / "out").exists()
 
 
-def test_progress_wraps_the_batches(tmp_path):
+def test_progress_wraps_the_samples(tmp_path):
     seen = []
 
     def progress(items, total, desc):
@@ -180,4 +184,4 @@ def test_progress_wraps_the_batches(tmp_path):
 
     section = EvaluateSection(splits={"val": split(limit=3)}, batch_size=2, pictures=0)
     evaluate(Oracle(samples()), section, tmp_path, progress)
-    assert seen == [(2, "val / box")]
+    assert seen == [(3, "val / box")]

@@ -4,6 +4,7 @@ import json
 import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from pam_kit.contracts import RegionPrompt, RegionSample
@@ -72,16 +73,12 @@ def _check(predictor: RegionPredictor, section: EvaluateSection) -> None:
 
 def _judge(predictor, section: EvaluateSection, split: SplitChoice, dataset, kind: str, streams: str, folder, row):
     """What scores the samples of a split: a function of them and of what writes predictions."""
-    model = predictor.model
     if has_videos(dataset):
         settings = stream_settings(split, section.max_new_tokens, streams)
-        return lambda samples, write: evaluate_videos(model, dataset, samples, kind, settings, write)
+        return partial(evaluate_videos, predictor.model, dataset, kind, settings)
     if has_clips(dataset):
-        tokens = section.max_new_tokens
-        return lambda samples, write: evaluate_clips(model, dataset, samples, kind, split, tokens, write)
-    return lambda samples, write: _evaluate_pictures(
-        predictor, section, split, dataset, kind, folder, row, samples, write
-    )
+        return partial(evaluate_clips, predictor.model, dataset, kind, split, section.max_new_tokens)
+    return partial(_evaluate_pictures, predictor, section, split, dataset, kind, folder, row)
 
 
 def _evaluate_pictures(

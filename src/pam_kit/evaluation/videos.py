@@ -1,0 +1,144 @@
+"""Streams through held-out videos, and answers about held-out clips: events are scored as they are described."""
+
+import math
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+
+from pam_kit.contracts import ClipSample, Region, RegionPrompt, VideoRegion, VideoSample
+from pam_kit.data.prompting import exact_prompt
+from pam_kit.errors import PamKitError, PromptError
+from pam_kit.evaluation.event_scores import EventScores
+from pam_kit.evaluation.masklets import MaskletScore
+from pam_kit.inference.result import texts_json
+from pam_kit.inference.stream_records import Description, StreamSettings
+from pam_kit.inference.streamer import RegionStream
+from pam_kit.inference.tracker import VideoPredictor
+from pam_kit.inference.video_result import FramePrompt
+from pam_kit.model import RegionVLM
+from pam_kit.sections import SplitChoice
+
+Scores = dict[str, dict[str, float]]
+Write = Callable[[dict[str, Any]], None]
+# The switches of a stream that an evaluation may turn off one by one.
+SWITCHES = ("carry", "history", "memory")
+
+
+def stream_settings(split: SplitChoice, max_new_tokens: int, switches: str) -> StreamSettings:
+    """Settings of the streams of a split; ``switches`` names those that are on, joined by +, or is ``none``.
+
+    Raises PamKitError for a word that is no switch.
+    """
+    on = [] if switches == "none" else switches.split("+")
+    if unknown := [word for word in on if word not in SWITCHES]:
+        raise PamKitError(f"{unknown[0]!r} is no switch of a stream; join {', '.join(SWITCHES)} by +, or none")
+    return StreamSettings(
+        tasks=tuple(split.tasks),
+        languages=tuple(split.languages),
+        clip_frames=split.clip_frames,
+        read_every=0.0,
+        max_new_tokens=max_new_tokens,
+        **{name: name in on for name in SWITCHES},
+    )
+
+
+def evaluate_videos(
+    model: RegionVLM, dataset, kind: str, settings: StreamSettings, samples: Iterable[VideoSample], write: Write
+) -> Scores:
+    """Every region of every video in a stream of its video; it is asked at the end of each of its events.
+
+    Texts are scored by ``EventScores``, masks by J, F, J&F and presence accuracy over all frames from the prompt on.
+    """
+    stream = RegionStream(model, settings)
+    events, masks = EventScores(getattr(dataset, "read_attribute", None)), MaskletScore()
+    for sample in samples:
+        stream.reset()
+        said, seen = _streamed(stream, sample, kind)
+        for number, region in enumerate(sample.regions, 1):
+            for event, one in zip(region.events, said[number], strict=True):
+                events.add(_asked(event.texts, settings), event.attributes, one.texts)
+                write({"source": sample.source, "id": region.id, "references": event.texts, **one.to_json()})
+            if len(region.masks):
+                masks.update(seen[number], region.masks[region.frame :])
+    table = events.table()
+    if masks.objects:
+        count = int(masks.objects)
+        scored = masks.compute().items()
+        table |= {name: {"mean": float(value), "se": math.nan, "n": count} for name, value in scored}
+    return table
+
+
+def evaluate_clips(
+    model: RegionVLM,
+    dataset,
+    kind: str,
+    split: SplitChoice,
+    max_new_tokens: int,
+    samples: Iterable[ClipSample],
+    write: Write,
+) -> Scores:
+    """Every region of every clip, asked with the clip's own history."""
+    predictor, events = VideoPredictor(model), EventScores(getattr(dataset, "read_attribute", None))
+    for sample in samples:
+        found = predictor.predict(
+            list(sample.frames),
+            [FramePrompt(i, 0, _prompt(sample, region, kind)) for i, region in enumerate(sample.regions, 1)],
+            split.tasks,
+            split.languages,
+            split.clip_frames,
+            max_new_tokens=max_new_tokens,
+            history=sample.history,
+        )
+        for region, one in zip(sample.regions, found.regions, strict=True):
+            events.add(_asked(region.texts, split), region.attributes, one.texts)
+            texts = {"references": region.texts, "texts": texts_json(one.texts)}
+            write({"source": sample.source, "id": region.id, **texts})
+    return events.table()
+
+
+def _streamed(
+    stream: RegionStream, sample: VideoSample, kind: str
+) -> tuple[dict[int, list[Description]], dict[int, list[np.ndarray]]]:
+    """What was said of each region at the ends of its events, and its masks from the frame of its prompt on.
+
+    Regions are numbered from 1 up, in the order of the sample.
+    """
+    numbers = range(1, len(sample.regions) + 1)
+    said: dict[int, list[Description]] = {number: [] for number in numbers}
+    seen: dict[int, list[np.ndarray]] = {number: [] for number in numbers}
+    for index, frame in enumerate(sample.frames):
+        for number, region in enumerate(sample.regions, 1):
+            if region.frame == index:
+                stream.prompt(_prompt(sample, region, kind), number)
+        report = stream.push(frame, index / sample.frame_rate)
+        for number, one in report.regions.items():
+            seen[number].append(one.mask())
+        ending = [
+            number
+            for number, region in enumerate(sample.regions, 1)
+            if any(event.last == index for event in region.events)
+        ]
+        for one in stream.describe(ending) if ending else ():
+            said[one.region].append(one)
+    return said, seen
+
+
+def _prompt(sample: VideoSample | ClipSample, region: VideoRegion | Region, kind: str) -> RegionPrompt:
+    frame, mask = (region.frame, None) if isinstance(region, VideoRegion) else (0, region.mask)
+    if isinstance(region, VideoRegion) and len(region.masks):
+        mask = region.masks[frame]
+    height, width = sample.frames[frame].shape[:2]
+    try:
+        return exact_prompt(Region(region.id, region.prompt, mask), kind, width, height)
+    except PromptError as error:
+        raise PromptError(f"{sample.source}: {error}") from error
+
+
+def _asked(texts: dict[str, dict[str, str]], asked: SplitChoice | StreamSettings) -> dict[str, dict[str, str]]:
+    """Those of the true texts that the model was asked for."""
+    return {
+        task: {language: text for language, text in by_language.items() if language in asked.languages}
+        for task, by_language in texts.items()
+        if task in asked.tasks
+    }
