@@ -320,6 +320,14 @@ def test_wrong_arguments(cls, arguments, words):
         cls(**arguments)
 
 
+@pytest.mark.parametrize(("fewest", "most"), [(1, 1), (8, 8)])
+def test_long_videos_of_few_and_of_many_objects(fewest, most):
+    for scene in scenes(6, side=64, steps=4, events=64, objects=(fewest, most)):
+        assert scene.num_frames == 256 and len(scene.draw(255)) == 64
+        assert 1 <= len(scene.actors) + len(scene.bystanders) <= most
+        assert scene.in_sight(0, 0)
+
+
 @pytest.mark.parametrize("cls", [MicroVideos, MicroClips])
 def test_iteration_ends(cls):
     assert len(list(cls(num_samples=3, image_size=64))) == len(cls(num_samples=3)) == 3

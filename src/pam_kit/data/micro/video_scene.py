@@ -164,7 +164,9 @@ def make_moving_scene(
     actors: list[Actor] = []
     for (kind, colour), (large, plan) in zip(looks, plans, strict=False):
         colours = _free_colours(kind, looks, actors)
-        actors += _cast(rng, dress(rng, kind, colour), large, plan, colours, hiding, steps, actors)
+        # In a long video the first object may wear every colour, so that none is left for another of its kind.
+        if len(colours) > 1:
+            actors += _cast(rng, dress(rng, kind, colour), large, plan, colours, hiding, steps, actors)
     bystanders = _place_bystanders(rng, looks[len(actors) :], actors, cover, steps, side)
     return MovingScene(actors[:: 1 if rng.integers(2) else -1], bystanders, cover, steps, background)
 
