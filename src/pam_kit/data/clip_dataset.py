@@ -1,4 +1,4 @@
-"""Clips as a dataset: folders of frames, and a JSONL that says which frames make a clip and what is said of it."""
+"""Clips as a dataset: folders of frames or videos, and a JSONL that says which frames make a clip, and its texts."""
 
 from collections.abc import Iterator
 from functools import cached_property
@@ -27,7 +27,7 @@ class ClipDataset:
 
     Args:
         path: the JSONL file.
-        image_root: the folder that the frames' paths are relative to; by default the file's own.
+        image_root: the folder that the paths of frames and videos are relative to; by default the file's own.
         format: jsonl is the kit's own (one clip a line), pam_data the video lines of the PAM-data release,
             pam_streaming the released streaming benchmark (one video a line; each of its events is a clip).
         default_task: the task of a PAM-data text whose question is not one of the kit's.

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from pam_kit.contracts import ClipSample, Region, RegionPrompt, RegionSample
-from pam_kit.data.clips import FrameFiles
+from pam_kit.data.clips import FrameFiles, VideoFrames
 from pam_kit.data.masks import MaskError, decode_segmentation, encode_rle
 from pam_kit.data.pictures import read_picture
 from pam_kit.data.schema import RegionRecord, SampleRecord, parse_line, record_line
@@ -24,7 +24,8 @@ def load_sample(record: SampleRecord, image_root: Path, box_tolerance: float = 0
     that do not fit the picture.
     """
     if record.image is None:
-        reason = f"a clip of {len(record.frames)} frames; this dataset reads pictures, the dataset clips reads clips"
+        what = f"of {len(record.frames)} frames" if record.video is None else "in a video"
+        reason = f"a clip {what}; this dataset reads pictures, the dataset clips reads clips"
         raise BrokenSample(record.source, reason)
     image = read_picture(image_root / record.image, record.source)
     return RegionSample(record.source, image, _checked_regions(record, image, box_tolerance))
@@ -43,9 +44,18 @@ def load_clip(record: SampleRecord, image_root: Path, box_tolerance: float = 0.0
         places = ", ".join(map(str, starts))
         reason = f"its regions are pointed at in different frames ({places}); give each its own line"
         raise BrokenSample(record.source, reason)
-    frames = FrameFiles([image_root / frame for frame in record.frames[starts[0] :]], record.source)
+    frames = _clip_frames(record, image_root)[starts[0] :]
+    if not frames:
+        reason = f"its regions are pointed at in frame {starts[0]}, which lies behind the end of the video"
+        raise BrokenSample(record.source, reason)
     regions = _checked_regions(record, frames[0], box_tolerance)
     return ClipSample(record.source, frames, regions, record.history)
+
+
+def _clip_frames(record: SampleRecord, root: Path) -> FrameFiles | VideoFrames:
+    if (video := record.video) is not None:
+        return VideoFrames(root / video.path, record.source, video.start, video.stop, video.step)
+    return FrameFiles([root / frame for frame in record.frames], record.source)
 
 
 def _checked_regions(record: SampleRecord, image: np.ndarray, box_tolerance: float) -> list[Region]:

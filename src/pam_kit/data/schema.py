@@ -8,7 +8,9 @@ A picture::
 
 ``width`` and ``height`` are of the upright picture; they may be left out and are checked where given. A clip has
 ``"frames": ["0001.jpg", ...]`` in the place of ``image``; its regions may say in which ``frame`` (an index, 0 by
-default) they are pointed at, and ``history`` what was said about the video before the clip, by language.
+default) they are pointed at, and ``history`` what was said about the video before the clip, by language. The frames
+of a clip may also lie in a video file: ``"video": "a.mp4", "start": 12, "stop": 60, "step": 2`` stands for its frames
+12, 14, ..., 58, counted from 0; without these numbers for all of its frames. A region's ``frame`` counts those.
 
 A region has an ``id`` of its own; ``box`` [x1, y1, x2, y2], ``points`` [[x, y], ...] with ``labels`` (1 inside, 0
 outside) and ``prompt_mask`` say how it is pointed at, in pixels; ``mask`` is what should come out, ``texts`` what
@@ -25,7 +27,8 @@ from pam_kit.contracts import ClipSample, RegionSample, VideoSample
 from pam_kit.errors import BrokenSample
 from pam_kit.tasks import LANGUAGES, TASKS
 
-_SAMPLE_KEYS = ("image", "frames", "width", "height", "regions", "history")
+_SPAN_KEYS = ("start", "stop", "step")
+_SAMPLE_KEYS = ("image", "frames", "video", *_SPAN_KEYS, "width", "height", "regions", "history")
 # No picture has so many pixels a side; NaN and infinity are not below it either.
 _FAR_AWAY = 1e9
 _REGION_KEYS = ("id", "box", "points", "labels", "prompt_mask", "mask", "texts", "attributes", "frame")
@@ -84,8 +87,18 @@ class RegionRecord:
 
 
 @dataclass(frozen=True)
+class VideoSpan:
+    """Every ``step``-th frame of a video file from ``start`` on and before ``stop``, None for its end."""
+
+    path: str
+    start: int = 0
+    stop: int | None = None
+    step: int = 1
+
+
+@dataclass(frozen=True)
 class SampleRecord:
-    """One line: a picture (``image``) or a clip (``frames``), paths relative to the dataset's picture folder."""
+    """One line: a picture (``image``) or a clip (``frames`` or ``video``), paths relative to the picture folder."""
 
     source: str
     regions: tuple[RegionRecord, ...]
@@ -94,6 +107,7 @@ class SampleRecord:
     width: int | None = None
     height: int | None = None
     history: dict[str, str] = field(default_factory=dict)
+    video: VideoSpan | None = None
 
     def texts(self) -> Iterator[str]:
         for region in self.regions:
@@ -132,22 +146,22 @@ def parse_entry(entry: dict[str, Any], source: str) -> SampleRecord:
     """``parse_line`` of a line that is already a JSON object; readers of other formats end here."""
     try:
         _check_keys(entry, _SAMPLE_KEYS)
-        image, frames = _picture(entry)
+        image, frames, video = _picture(entry)
         width, height = _side(entry, "width"), _side(entry, "height")
         if (width is None) != (height is None):
             raise _Defect("width and height must be given together")
         regions = tuple(_region(item, index) for index, item in enumerate(_regions(entry)))
         _check_ids(regions)
-        _check_frames(regions, frames)
-        history = _history(entry.get("history"), frames)
+        _check_frames(regions, frames, video)
+        history = _history(entry.get("history"), image is None)
     except _Defect as defect:
         raise BrokenSample(source, str(defect)) from defect
-    return SampleRecord(source, regions, image, frames, width, height, history)
+    return SampleRecord(source, regions, image, frames, width, height, history, video)
 
 
 def record_line(record: SampleRecord) -> str:
     """The line that ``parse_line`` reads as ``record``. Fields that are not set are left out."""
-    entry: dict[str, Any] = {"image": record.image} if record.image is not None else {"frames": list(record.frames)}
+    entry = _picture_entry(record)
     if record.width is not None:
         entry |= {"width": record.width, "height": record.height}
     if record.history:
@@ -164,15 +178,41 @@ def _check_keys(entry: dict[str, Any], known: tuple[str, ...]) -> None:
         raise _Defect(f"unknown key {unknown[0]!r}; the keys are {', '.join(known)}")
 
 
-def _picture(entry: dict[str, Any]) -> tuple[str | None, tuple[str, ...]]:
-    image, frames = entry.get("image"), entry.get("frames")
-    if (image is None) == (frames is None):
-        raise _Defect("give either image, the path of a picture, or frames, the paths of a clip's pictures")
+def _picture_entry(record: SampleRecord) -> dict[str, Any]:
+    if record.image is not None:
+        return {"image": record.image}
+    if record.video is None:
+        return {"frames": list(record.frames)}
+    span = {key: value for key in _SPAN_KEYS if (value := getattr(record.video, key)) is not None}
+    return {"video": record.video.path} | span
+
+
+def _picture(entry: dict[str, Any]) -> tuple[str | None, tuple[str, ...], VideoSpan | None]:
+    image, frames, video = (entry.get(key) for key in ("image", "frames", "video"))
+    if sum(given is not None for given in (image, frames, video)) != 1:
+        raise _Defect(
+            "give either image, the path of a picture, or frames, the paths of a clip's pictures, or video, the path "
+            "of a clip's video file"
+        )
+    if video is not None:
+        return None, (), _span(entry)
+    if found := [key for key in _SPAN_KEYS if key in entry]:
+        raise _Defect(f"{found[0]} counts the frames of a video, and none is given")
     if image is not None:
-        return _text(image, "image"), ()
+        return _text(image, "image"), (), None
     if not isinstance(frames, list) or not frames:
         raise _Defect("frames must be a list of at least one path")
-    return None, tuple(_text(frame, "a frame") for frame in frames)
+    return None, tuple(_text(frame, "a frame") for frame in frames), None
+
+
+def _span(entry: dict[str, Any]) -> VideoSpan:
+    start, stop, step = (entry.get(key) for key in _SPAN_KEYS)
+    for key, value, least in (("start", start, 0), ("stop", stop, 1), ("step", step, 1)):
+        if value is not None and (type(value) is not int or value < least):
+            raise _Defect(f"{key} must be a number of frames, at least {least}, not {value!r}")
+    if stop is not None and stop <= (start or 0):
+        raise _Defect(f"no frame lies from start {start or 0} to before stop {stop}")
+    return VideoSpan(_text(entry["video"], "video"), start or 0, stop, step or 1)
 
 
 def _side(entry: dict[str, Any], key: str) -> int | None:
@@ -227,10 +267,16 @@ def _check_ids(regions: tuple[RegionRecord, ...]) -> None:
         seen.add(region.id)
 
 
-def _check_frames(regions: tuple[RegionRecord, ...], frames: tuple[str, ...]) -> None:
+def _check_frames(regions: tuple[RegionRecord, ...], frames: tuple[str, ...], video: VideoSpan | None) -> None:
+    """A video's own number of frames is not known here."""
+    count = len(frames)
+    if video is not None:
+        if video.stop is None:
+            return
+        count = len(range(video.start, video.stop, video.step))
     for region in regions:
-        if region.frame >= max(1, len(frames)):
-            raise _Defect(f"region {region.id!r}: frame {region.frame} of a clip of {len(frames)} frames")
+        if region.frame >= max(1, count):
+            raise _Defect(f"region {region.id!r}: frame {region.frame} of a clip of {count} frames")
 
 
 def _text(value: Any, what: str) -> str:
@@ -289,8 +335,8 @@ def _mask(value: Any, what: str) -> Any:
     return value
 
 
-def _history(value: Any, frames: tuple[str, ...]) -> dict[str, str]:
-    if value is not None and not frames:
+def _history(value: Any, clip: bool) -> dict[str, str]:
+    if value is not None and not clip:
         raise _Defect("history is of clips; a picture has none")
     for language, text in _object(value, "history").items():
         if language not in LANGUAGES:

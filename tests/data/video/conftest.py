@@ -25,13 +25,17 @@ def make_video(tmp_path):
         size=(64, 48),
         ticks=None,
         b_frames: int = 2,
+        open_gop: bool = False,
         rotation: int = 0,
         clock: int = 1000,
         **muxer,
     ) -> Path:
         path = tmp_path / name
         with av.open(str(path), "w", options=muxer) as container:
-            stream = container.add_stream("libx264", rate=10, options={"g": "12", "bf": str(b_frames)})
+            # Noise makes a poor video: left to itself the encoder would take key frames alone.
+            choices = f"keyint=12:bframes={b_frames}:b-adapt=0:scenecut=0:open-gop={int(open_gop)}"
+            options = {"x264-params": choices}
+            stream = container.add_stream("libx264", rate=10, options=options)
             stream.width, stream.height, stream.pix_fmt = *size, "yuv420p"
             stream.codec_context.time_base = Fraction(1, clock)
             if rotation:

@@ -45,7 +45,11 @@ def test_the_frames_before_a_cut_are_given(kind, make_video, plainly):
     assert all(np.array_equal(frame.image, image) for frame, (image, _) in zip(frames, whole, strict=False))
     with warnings.catch_warnings(action="error"):
         assert len(list(video)) == len(frames), "warned of once"
-        assert [frame.index for frame in video.reversed()] == list(range(len(frames)))[::-1]
+        backwards = [frame.index for frame in video.reversed()]
+    assert backwards == list(range(min(len(frames), video.num_frames)))[::-1]
+    # AVI stores no time of decoding, so one frame less is certain; in a transport stream only decoding tells.
+    more = {"clip.avi": -1, "clip.ts": 2}.get(kind.get("name"), 0)
+    assert video.num_frames - len(frames) == more
 
 
 def test_a_spoilt_packet(make_video, plainly):

@@ -5,12 +5,12 @@ import pickle
 import weakref
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 
-from pam_kit.data.video import FileVideo, VideoError, open_video
+from pam_kit.data.video import FileVideo, FrameReader, VideoError, open_video
 from pam_kit.data.video.frames import REVERSE_CHUNK
-from pam_kit.data.video.reader import FrameReader
 
 REAL = sorted((Path(__file__).parents[4] / "shared" / "data" / "videos").glob("*.mp4"))
 # Milliseconds, ever longer and uneven.
@@ -18,6 +18,7 @@ UNEVEN = [i * i * 7 + 40 * i for i in range(40)]
 KINDS = {
     "b_frames": {},
     "no_b_frames": {"b_frames": 0},
+    "open_gop": {"open_gop": True},
     "uneven": {"ticks": UNEVEN},
     "fragments": {"movflags": "frag_keyframe+empty_moov"},
     "matroska": {"name": "clip.mkv"},
@@ -32,6 +33,15 @@ def same(frames, expected, start: int = 0) -> bool:
         frame.index == i and np.array_equal(frame.image, image) and frame.time == pytest.approx(seconds, abs=1e-6)
         for i, (frame, (image, seconds)) in enumerate(zip(frames, expected, strict=True), start)
     )
+
+
+def test_the_videos_are_as_hard_as_they_should_be(make_video):
+    def order(**kind) -> list[int]:
+        with av.open(str(make_video(**kind))) as container:
+            return [packet.pts for packet in container.demux(video=0) if packet.size]
+
+    assert order(b_frames=0) == sorted(order(b_frames=0)) and order() != sorted(order())
+    assert order(open_gop=True) != order(), "key frames that are stored before frames which are shown before them"
 
 
 @pytest.mark.parametrize("kind", sorted(set(KINDS) - {"raw_stream"}))
@@ -137,7 +147,7 @@ def test_two_iterations_do_not_disturb_each_other(make_video, plainly):
 
 def test_single_frames_by_number(make_video, plainly):
     path = make_video()
-    expected, reader = plainly(path), FrameReader(path)
+    expected, reader = plainly(path), FrameReader(FileVideo(path))
     order = [0, 1, 2, 7, 30, 31, 5, 39, 39, 0, *np.random.default_rng(0).permutation(40).tolist()]
     assert all(np.array_equal(reader.read(i).image, expected[i][0]) for i in order)
     reader = pickle.loads(pickle.dumps(reader))
@@ -147,7 +157,7 @@ def test_single_frames_by_number(make_video, plainly):
 
 
 def test_reading_on_opens_the_file_once(make_video, monkeypatch):
-    reader = FrameReader(make_video())
+    reader = FrameReader(FileVideo(make_video()))
     assert reader.video.num_frames == 40
     opened = []
     monkeypatch.setattr(reader.video, "_open", lambda: opened.append(1) or FileVideo._open(reader.video))

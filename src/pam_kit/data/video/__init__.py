@@ -8,12 +8,14 @@ from pam_kit.data.video.files import FileVideo
 from pam_kit.data.video.frames import Frame, StoredVideo, VideoError, VideoSource
 from pam_kit.data.video.listed import PictureVideo
 from pam_kit.data.video.opening import open_video
+from pam_kit.data.video.reader import FrameReader
 from pam_kit.data.video.writing import VideoWriter
 
 __all__ = [
     "BackgroundFrames",
     "FileVideo",
     "Frame",
+    "FrameReader",
     "PictureVideo",
     "StoredVideo",
     "VideoError",

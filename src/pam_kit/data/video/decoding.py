@@ -1,14 +1,13 @@
 """One pass over the video stream of an opened container: packets in, pictures out, and what went wrong on the way."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from fractions import Fraction
 
 import av
 import numpy as np
 
 from pam_kit.data.video.frames import VideoError, check_pixels
-
-CUT_OFF = "a packet is cut off or damaged"
 
 
 class Pass:
@@ -21,6 +20,8 @@ class Pass:
 
     Attributes:
         damage: why the pictures ended early, None while they have not.
+        sound_before: the time, in ticks, before which the damage leaves no gap, None where that is unknown. With
+            B-frames, pictures are stored before others that are shown before them.
 
     Raises VideoError where there is no video stream, or none that can be decoded.
     """
@@ -28,6 +29,7 @@ class Pass:
     def __init__(self, container: "av.container.InputContainer", name: str, tolerant: bool = False):
         self.container, self.stream, self._tolerant = container, _video_stream(container, name), tolerant
         self.damage: str | None = None
+        self.sound_before: int | None = None
         check_pixels(name, self.stream.codec_context.width or 1, self.stream.codec_context.height or 1)
 
     @property
@@ -37,29 +39,33 @@ class Pass:
 
     def pictures(self) -> Iterator[av.VideoFrame]:
         """All pictures from here on; those before any damage, then ``damage`` is set."""
-        last, count = None, 0
-        for last in self._decoded():  # noqa: B007 - also looked at behind the loop
-            count += 1
-            yield last
-        if self.damage is None and last is not None and not self._tolerant:
-            self.damage = self._missing_end(last, count)
+        for packet in self.packets():
+            try:
+                yield from self._sound(packet.decode())
+            except av.FFmpegError as error:
+                if not self._tolerant:
+                    self._end(f"a packet cannot be decoded ({error.strerror})", packet.dts)
+            if self.damage:
+                break
+        yield from self._held_back()
 
     def packets(self) -> Iterator["av.Packet"]:
         """The packets that hold pictures, in the order of the file; those before any damage, then ``damage`` is set."""
-        last, count = None, 0
-        try:
-            for packet in self.container.demux(self.stream):
-                if self._is_cut_off(packet):
-                    self.damage = CUT_OFF
-                    return
-                if packet.size:
-                    last = packet if last is None or (packet.pts or 0) > (last.pts or 0) else last
-                    count += 1
-                    yield packet
-        except av.FFmpegError as error:
-            self.damage = f"the file cannot be read on ({error.strerror})"
-            return
-        self.damage = None if last is None else self._missing_end(last, count)
+        packets, seen = self.container.demux(self.stream), _Seen()
+        while True:
+            try:
+                packet = next(packets, None)
+            except av.FFmpegError as error:
+                return self._end(f"the file cannot be read on ({error.strerror})", seen.next_dts)
+            if packet is None:
+                return None
+            if self._is_cut_off(packet) and not self._tolerant:
+                return self._end("a packet is cut off or damaged", packet.dts)
+            if packet.size:
+                seen.add(packet)
+                yield packet
+            elif not self._tolerant and (missing := self._missing_end(seen)):
+                return self._end(missing, seen.next_dts)
 
     def seek(self, pts: int) -> None:
         """Go to the key frame at or before ``pts``."""
@@ -68,33 +74,14 @@ class Pass:
     def close(self) -> None:
         self.container.close()
 
-    def _decoded(self) -> Iterator[av.VideoFrame]:
-        packets = self.container.demux(self.stream)
-        while True:
-            try:
-                packet = next(packets, None)
-            except av.FFmpegError as error:
-                self.damage = f"the file cannot be read on ({error.strerror})"
-                break
-            if packet is None:
-                return
-            try:
-                yield from self._of_packet(packet)
-            except av.FFmpegError as error:
-                if not self._tolerant:
-                    self.damage = f"a packet cannot be decoded ({error.strerror})"
-            if self.damage:
-                break
-        yield from self._held_back()
+    def _end(self, reason: str, dts: int | None) -> None:
+        """Note the damage of a packet that was due to be decoded at ``dts``."""
+        self.damage, self.sound_before = reason, dts
 
-    def _of_packet(self, packet: "av.Packet") -> Iterator[av.VideoFrame]:
-        if self._is_cut_off(packet) and not self._tolerant:
-            self.damage = CUT_OFF
-            return
-        for picture in packet.decode():
+    def _sound(self, pictures: list[av.VideoFrame]) -> Iterator[av.VideoFrame]:
+        for picture in pictures:
             if picture.is_corrupt and not self._tolerant:
-                self.damage = "a picture is damaged"
-                return
+                return self._end("a picture is damaged", picture.pts)
             yield picture
 
     def _is_cut_off(self, packet: "av.Packet") -> bool:
@@ -102,28 +89,51 @@ class Pass:
         return packet.is_corrupt and self.container.format.name != "mpegts"
 
     def _held_back(self) -> Iterator[av.VideoFrame]:
-        """The pictures before the damage that the decoder still holds to put them in order."""
+        """What the decoder still holds to put it in order: all of it, or what is before the damage for certain."""
+        sound_before = self.sound_before
         try:
-            for picture in self.stream.decode(None):
-                if not picture.is_corrupt:
+            for picture in self._sound(self.stream.decode(None)):
+                if sound_before is None or picture.pts is None or picture.pts < sound_before:
                     yield picture
-        except av.FFmpegError:
-            return
+        except av.FFmpegError as error:
+            if self.damage is None and not self._tolerant:
+                self._end(f"the last pictures cannot be decoded ({error.strerror})", None)
 
-    def _missing_end(self, last: "av.VideoFrame | av.Packet", count: int) -> str | None:
-        """What is said where the file's head promises at least two more frames and the data hold none.
-
-        ``count`` frames or packets were there, ``last`` was the last of them.
-        """
+    def _missing_end(self, seen: "_Seen") -> str | None:
+        """What is said where the file's head promises at least two more frames and the data hold none."""
         promised = _promised_seconds(self.container, self.stream)
-        if promised is None or last.pts is None:
+        if promised is None or seen.last is None or seen.count < 2:
             return None
-        before = float((last.pts - (self.stream.start_time or 0)) * self.stream.time_base)
-        shown = before + float((last.duration or 0) * self.stream.time_base)
-        usual = before / (count - 1) if count > 1 else promised
+        tick = float(self.stream.time_base)
+        shown = (seen.end - (self.stream.start_time or 0)) * tick
+        usual = (seen.last - seen.first) * tick / (seen.count - 1)
         if promised - shown < 2 * usual:
             return None
         return f"{promised:.2f} seconds were promised, {shown:.2f} are there"
+
+
+@dataclass
+class _Seen:
+    """The packets so far: how many, the first and the last time of showing, and when the last one ends, in ticks.
+
+    What comes next is decoded at ``next_dts`` at the earliest, so it is shown no earlier.
+    """
+
+    count: int = 0
+    first: int = 0
+    last: int | None = None
+    end: int = 0
+    next_dts: int | None = None
+
+    def add(self, packet: "av.Packet") -> None:
+        self.count += 1
+        if packet.dts is not None:
+            self.next_dts = packet.dts + 1
+        if packet.pts is None:
+            return
+        self.first = packet.pts if self.last is None else min(self.first, packet.pts)
+        if self.last is None or packet.pts > self.last:
+            self.last, self.end = packet.pts, packet.pts + (packet.duration or 0)
 
 
 def upright(picture: av.VideoFrame) -> np.ndarray:

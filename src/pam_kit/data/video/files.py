@@ -47,7 +47,10 @@ class FileVideo(StoredVideo):
 
     @cached_property
     def num_frames(self) -> int:
-        """The file is gone through once for it, without being decoded where its packets say their times."""
+        """The file is gone through once for it, without being decoded where its packets say their times.
+
+        Of a damaged file it is what the packets promise; an iteration may give a frame or two more or fewer.
+        """
         if self._table is not None:
             return len(self._table[0])
         return sum(1 for _ in self.pictures())
@@ -129,7 +132,7 @@ class FileVideo(StoredVideo):
         """
         reading = self._open()
         try:
-            table = _time_table(reading.packets())
+            table = _time_table(reading)
         finally:
             reading.close()
         if table is not None and reading.damage:
@@ -151,9 +154,9 @@ class FileVideo(StoredVideo):
             raise
 
 
-def _time_table(packets: Iterator["av.Packet"]) -> tuple[np.ndarray, np.ndarray] | None:
+def _time_table(reading: Pass) -> tuple[np.ndarray, np.ndarray] | None:
     times, keys = [], []
-    for packet in packets:
+    for packet in reading.packets():
         if packet.pts is None:
             return None
         if packet.is_discard:
@@ -161,11 +164,14 @@ def _time_table(packets: Iterator["av.Packet"]) -> tuple[np.ndarray, np.ndarray]
         times.append(packet.pts)
         if packet.is_keyframe:
             keys.append(packet.pts)
+    if not keys:
+        return None
     # What is shown before the first key frame needs frames that are not there, so no decoder gives it.
-    shown = np.sort(np.asarray([time for time in times if keys and time >= keys[0]], dtype=np.int64))
+    first, end = keys[0], reading.sound_before
+    shown = np.sort(np.asarray([t for t in times if t >= first and (end is None or t < end)], dtype=np.int64))
     if len(shown) == 0 or (np.diff(shown) == 0).any():
         return None
-    return shown, np.searchsorted(shown, np.sort(keys))
+    return shown, np.asarray(np.searchsorted(shown, np.sort(keys)))
 
 
 def _check_file(path: Path) -> None:

@@ -136,8 +136,8 @@ class RawVideo(VideoSource):
 
     def _image(self) -> np.ndarray | None:
         """The next frame; None at the end, which is damage in the middle of a frame."""
-        image = np.empty((self.height, self.width, 3), dtype=np.uint8)
-        filled, place = 0, memoryview(image).cast("B")
+        image: np.ndarray = np.empty((self.height, self.width, 3), dtype=np.uint8)
+        filled, place = 0, image.reshape(-1).data
         while filled < len(place):
             if not self._wait():
                 return None

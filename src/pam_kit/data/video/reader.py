@@ -13,13 +13,11 @@ class FrameReader:
     """Reads frames by number; pickled without its decoder, which begins where the last frame was.
 
     Args:
-        path: the video file.
-
-    Raises VideoError as ``FileVideo``.
+        video: the file; several readers may share it.
     """
 
-    def __init__(self, path: str):
-        self.video = FileVideo(path)
+    def __init__(self, video: FileVideo):
+        self.video = video
         self._going: Iterator[tuple[int, av.VideoFrame]] | None = None
         self._next = 0
 
