@@ -155,7 +155,7 @@ class RegionVLM(nn.Module):
         for index, regions in enumerate(self.backbone.track(frames, prompts)):
             first = first or regions
             if index in read:
-                tokens.append(self.perceive(regions, later=index > 0))
+                tokens.append(self.perceive(regions, later=index != read[0]))
         if first is None or len(tokens) != len(read):
             raise PamKitError(
                 f"the clip has {index + 1 if first else 0} frames, but frames {list(read)} are to be read"

@@ -121,3 +121,23 @@ def test_masks_that_miss_cost_j(monkeypatch, tmp_path):
 def test_switches_that_are_none_are_refused(words):
     with pytest.raises(PamKitError, match="is no switch of a stream"):
         videos.stream_settings(SplitChoice(ComponentChoice("micro_videos")), 8, words)
+
+
+def test_clips_are_answered_with_their_own_history(tiny_model, tmp_path, monkeypatch):
+    model = tiny_model("backbone.track=true", "projector.later_ratio=4", "decoder.max_length=1024")
+    asked = []
+
+    def generate(prefix, questions, max_new_tokens):
+        asked.extend(zip(map(len, prefix), questions.questions, strict=False))
+        return [GeneratedText("the red star leaves", 1.0) for _ in questions.questions]
+
+    monkeypatch.setattr(model.decoder, "generate", generate)
+    clips = {**MICRO, "num_samples": 6, "carry": 1.0, "history": 1.0}
+    split = SplitChoice(ComponentChoice("micro_clips", clips), tasks=["caption"], languages=["en"])
+    table = evaluate(SimpleNamespace(model=model), EvaluateSection(splits={"clips": split}), tmp_path)["clips / box"]
+    dataset = MicroClips(**clips)
+    samples = [dataset[index] for index in range(6)]
+    assert [question.rpartition(": ")[2] for _, question in asked] == [s.history.get("en", "None") for s in samples]
+    assert [length for length, _ in asked] == [model.prefix_length(len(s.frames) - s.lead) for s in samples]
+    leaving = [sample.regions[0].attributes["event"] == "leaves" for sample in samples]
+    assert table["caption event en"]["mean"] == pytest.approx(np.mean(leaving))

@@ -114,8 +114,7 @@ class ClipBatch(TensorRecord):
     """K clips, R regions in them, Q questions about them; every region is pointed at in the first frame of its clip.
 
     ``frames``: K tensors (F, 3, S, S) uint8; F may differ. ``read``: for each clip the indices of the frames whose
-    tokens the decoder reads, in order, the first one 0; the others are tracked through. ``clip_index`` (R,) long, in
-    ascending order.
+    tokens the decoder reads, in order; the others are tracked through. ``clip_index`` (R,) long, in ascending order.
     """
 
     frames: list[Tensor]

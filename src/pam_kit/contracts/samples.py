@@ -103,12 +103,15 @@ class ClipSample:
         frames: (H, W, 3) uint8, RGB, all of one size; they may be read when they are looked at.
         regions: their masks, where known, are those of the first frame.
         history: what was said about the part of the video before this clip, by language; empty at its start.
+        lead: so many frames at the start are followed through but not read: the regions are pointed at in the first of
+            them, since they are out of sight where the clip itself begins.
     """
 
     source: str
     frames: Sequence[np.ndarray]
     regions: list[Region]
     history: dict[str, str] = field(default_factory=dict)
+    lead: int = 0
 
 
 @dataclass

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -13,12 +14,14 @@ from pam_kit.contracts import (
     BOX_TOP_LEFT,
     PAD_POINT,
     ClipBatch,
+    ClipSample,
     PromptBatch,
     Questions,
     RegionBatch,
     RegionPrompt,
     VisionBackbone,
 )
+from pam_kit.data.clips import sampled_frames
 
 
 @dataclass(frozen=True)
@@ -89,6 +92,18 @@ def prepare(
         targets=[_coarse(mask, geometry.mask_size) for mask in targets or [None] * len(prompts)],
         asked=asked,
     )
+
+
+def tracked_frames(
+    sample: ClipSample, wanted: int, tracking: Literal["read", "all"] = "read"
+) -> tuple[list[np.ndarray], list[int]]:
+    """The frames of a clip that its regions are tracked through, and which of these are read: at most ``wanted``.
+
+    ``tracking``: through the frames that are read and those that lead up to them, or through ``all``.
+    """
+    read = [sample.lead + index for index in sampled_frames(len(sample.frames) - sample.lead, wanted)]
+    tracked = list(range(len(sample.frames))) if tracking == "all" else [*range(sample.lead), *read]
+    return [sample.frames[index] for index in tracked], [tracked.index(index) for index in read]
 
 
 def prepare_clip(

@@ -7,7 +7,6 @@ import numpy as np
 from torch.utils.data import Dataset, Sampler
 
 from pam_kit.contracts import ClipBatch, ClipSample, Region, RegionBatch, RegionPrompt, RegionSample
-from pam_kit.data.clips import sampled_frames
 from pam_kit.data.mixture import Mixture, Place
 from pam_kit.data.prepare import (
     Asked,
@@ -18,6 +17,7 @@ from pam_kit.data.prepare import (
     collate_clips,
     prepare,
     prepare_clip,
+    tracked_frames,
 )
 from pam_kit.data.prompting import absent_prompt, drawn_prompt, region_box
 from pam_kit.errors import BrokenSample, PamKitError, PromptError
@@ -101,10 +101,8 @@ class TrainingView(Dataset):
             raise BrokenSample(sample.source, str(error)) from error
 
     def _prepared_clip(self, sample: ClipSample, prompts, asked: list[Asked], targets) -> PreparedClip:
-        read = sampled_frames(len(sample.frames), self.section.clip_frames)
-        tracked = range(len(sample.frames)) if self.section.clip_tracking == "all" else read
-        frames = [sample.frames[i] for i in tracked]
-        return prepare_clip(frames, [tracked.index(i) for i in read], prompts, asked, self.geometry, targets)
+        frames, read = tracked_frames(sample, self.section.clip_frames, self.section.clip_tracking)
+        return prepare_clip(frames, read, prompts, asked, self.geometry, targets)
 
     def _prompt_rng(self, place: Place, region: int, rng: np.random.Generator) -> np.random.Generator:
         """Kept features are of a picture and a prompt: there, the prompt is always the same one."""

@@ -5,8 +5,10 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
+import torch
 
-from pam_kit.contracts import ClipSample, Region, RegionPrompt, VideoRegion, VideoSample
+from pam_kit.contracts import ClipSample, GeneratedText, Region, RegionPrompt, VideoRegion, VideoSample
+from pam_kit.data.prepare import Asked, Geometry, collate_clips, prepare_clip, tracked_frames
 from pam_kit.data.prompting import exact_prompt
 from pam_kit.errors import PamKitError, PromptError
 from pam_kit.evaluation.event_scores import EventScores
@@ -14,12 +16,12 @@ from pam_kit.evaluation.masklets import MaskletScore
 from pam_kit.inference.result import texts_json
 from pam_kit.inference.stream_records import Description, StreamSettings
 from pam_kit.inference.streamer import RegionStream
-from pam_kit.inference.tracker import VideoPredictor
-from pam_kit.inference.video_result import FramePrompt
 from pam_kit.model import RegionVLM
 from pam_kit.sections import SplitChoice
+from pam_kit.tasks import clip_question
 
 Scores = dict[str, dict[str, float]]
+Answers = dict[str, dict[str, GeneratedText]]
 Write = Callable[[dict[str, Any]], None]
 # The switches of a stream that an evaluation may turn off one by one.
 SWITCHES = ("carry", "history", "memory")
@@ -69,6 +71,7 @@ def evaluate_videos(
     return table
 
 
+@torch.inference_mode()
 def evaluate_clips(
     model: RegionVLM,
     dataset,
@@ -79,21 +82,26 @@ def evaluate_clips(
     write: Write,
 ) -> Scores:
     """Every region of every clip, asked with the clip's own history."""
-    predictor, events = VideoPredictor(model), EventScores(getattr(dataset, "read_attribute", None))
+    geometry, events = Geometry.of(model.backbone), EventScores(getattr(dataset, "read_attribute", None))
+    device = next(model.parameters()).device
     for sample in samples:
-        found = predictor.predict(
-            list(sample.frames),
-            [FramePrompt(i, 0, _prompt(sample, region, kind)) for i, region in enumerate(sample.regions, 1)],
-            split.tasks,
-            split.languages,
-            split.clip_frames,
-            max_new_tokens=max_new_tokens,
-            history=sample.history,
-        )
-        for region, one in zip(sample.regions, found.regions, strict=True):
-            events.add(_asked(region.texts, split), region.attributes, one.texts)
-            texts = {"references": region.texts, "texts": texts_json(one.texts)}
-            write({"source": sample.source, "id": region.id, **texts})
+        frames, read = tracked_frames(sample, split.clip_frames)
+        prompts = [_prompt(sample, region, kind) for region in sample.regions]
+        asked = [
+            Asked(i, task, language, clip_question(task, language, sample.history.get(language)))
+            for i in range(len(sample.regions))
+            for task in split.tasks
+            for language in split.languages
+        ]
+        batch = collate_clips([prepare_clip(frames, read, prompts, asked, geometry)], geometry).to(device)
+        answers = model.decoder.generate(model.read_clips(batch)[1], batch.questions, max_new_tokens)
+        said: list[Answers] = [{} for _ in sample.regions]
+        for one, answer in zip(asked, answers, strict=True):
+            said[one.region].setdefault(one.task, {})[one.language] = answer
+        for region, texts in zip(sample.regions, said, strict=True):
+            events.add(_asked(region.texts, split), region.attributes, texts)
+            line = {"references": region.texts, "texts": texts_json(texts)}
+            write({"source": sample.source, "id": region.id, **line})
     return events.table()
 
 

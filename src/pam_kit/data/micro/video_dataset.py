@@ -147,7 +147,7 @@ class MicroClips:
     history; a model that is to do with and without them learns both. The first event of a video has neither.
 
     The region is pointed at in the clip's first frame. Where the object is out of sight there, as where it comes back,
-    the last frame in which it was seen opens the clip.
+    the last frame in which it was seen leads up to the clip: in it the object is pointed at, but it is not read.
 
     Attributes of the region are those of the event in ``micro_videos``, and "carried", whether the last frame of the
     event before is in the clip.
@@ -204,13 +204,13 @@ class MicroClips:
         scene = _scene(self.settings, video)
         rng = np.random.default_rng([self.settings.seed, int(index), 2])
         carried, told = (number > 0 and bool(rng.random() < share) for share in (self.carry, self.history))
-        shown = _shown_frames(scene, number, carried)
+        shown, lead = _shown_frames(scene, number, carried)
         acts = scene.actors[0].acts
         attributes = acts[number].facts.attributes() | {"carried": carried}
         region = Region("0", mask=scene.mask(shown[0], 0), texts=_texts(acts[number]), attributes=attributes)
         history = dict(_texts(acts[number - 1])["caption"]) if told else {}
         frames = [scene.draw(frame) for frame in shown]
-        return ClipSample(f"micro_clips seed {self.settings.seed}:{index}", frames, [region], history)
+        return ClipSample(f"micro_clips seed {self.settings.seed}:{index}", frames, [region], history, lead)
 
     def texts(self) -> Iterator[str]:
         """Texts that hold every word of both languages, without drawing anything; the same for every seed."""
@@ -221,15 +221,15 @@ class MicroClips:
         return find_event_attribute(text, attribute, language)
 
 
-def _shown_frames(scene: MovingScene, number: int, carried: bool) -> list[int]:
-    """The frames of the clip of event ``number``: its own, and those from before that open it."""
+def _shown_frames(scene: MovingScene, number: int, carried: bool) -> tuple[list[int], int]:
+    """The frames of the clip of event ``number``, its own and those from before, and how many lead up to it."""
     first = number * scene.steps
     shown = list(range(first - 1 if carried else first, first + scene.steps))
     if scene.in_sight(shown[0], 0):
-        return shown
+        return shown, 0
     seen = next((frame for frame in range(shown[0] - 1, -1, -1) if scene.in_sight(frame, 0)), None)
     # Nothing comes before the first frame, and there objects are placed in sight.
-    return shown if seen is None else [seen, *shown]
+    return (shown, 0) if seen is None else ([seen, *shown], 1)
 
 
 def _video_region(scene: MovingScene, number: int, ids: list[np.ndarray]) -> VideoRegion:
