@@ -82,7 +82,7 @@ class VideoFrames(Sequence[np.ndarray]):
     The first one is kept, and the 8 that were looked at last; in order, each is decoded once.
 
     Args:
-        path: the video file.
+        video: where they lie.
         source: of the clip, for errors.
         start: its first frame, counted from 0.
         stop: the frame behind its last one; None for the end of the video.
@@ -91,17 +91,13 @@ class VideoFrames(Sequence[np.ndarray]):
     Raises BrokenSample for a file that cannot be read, or not up to ``stop``, here or at the frame where it ends.
     """
 
-    def __init__(self, path: Path, source: str, start: int = 0, stop: int | None = None, step: int = 1):
-        try:
-            video = _opened(path)
-            count = video.num_frames
-        except VideoError as error:
-            raise BrokenSample(source, str(error)) from error
+    def __init__(self, video: FileVideo, source: str, start: int = 0, stop: int | None = None, step: int = 1):
+        count = _counted_frames(video, source)
         if stop is None and video.damage:
             raise BrokenSample(source, f"{video.damage}; give stop to use what is before it")
         if max(start + 1, stop or 0) > count:
             raise BrokenSample(
-                source, f"the video '{path}' has {count} frames; wanted are {start} to {stop or 'its end'}"
+                source, f"the video '{video.name}' has {count} frames; wanted are {start} to {stop or 'its end'}"
             )
         self._source, self._reader = source, FrameReader(video)
         self._numbers = range(start, count if stop is None else stop, step)
@@ -147,14 +143,22 @@ class VideoFrames(Sequence[np.ndarray]):
             del self._kept[number]
 
 
-def _opened(path: Path) -> FileVideo:
-    """The video file, counted once as long as it does not change."""
-    if not path.is_file():
-        return FileVideo(path)
-    facts = path.stat()
-    return _counted(path, facts.st_mtime_ns, facts.st_size)
+def counted_video(path: Path, source: str) -> FileVideo:
+    """The video file, looked into once as long as it does not change. Raises BrokenSample where it cannot be read."""
+    try:
+        facts = path.stat() if path.is_file() else None
+        return FileVideo(path) if facts is None else _known_video(path, facts.st_mtime_ns, facts.st_size)
+    except (VideoError, OSError) as error:
+        raise BrokenSample(source, str(error)) from error
 
 
 @lru_cache(maxsize=_KNOWN_VIDEOS)
-def _counted(path: Path, modified: int, size: int) -> FileVideo:
+def _known_video(path: Path, modified: int, size: int) -> FileVideo:
     return FileVideo(path)
+
+
+def _counted_frames(video: FileVideo, source: str) -> int:
+    try:
+        return video.num_frames
+    except VideoError as error:
+        raise BrokenSample(source, str(error)) from error

@@ -1,7 +1,7 @@
 """Records to samples and back: the picture is read, masks are decoded, every coordinate is checked against it."""
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +9,10 @@ import numpy as np
 from PIL import Image
 
 from pam_kit.contracts import ClipSample, Region, RegionPrompt, RegionSample
-from pam_kit.data.clips import FrameFiles, VideoFrames
+from pam_kit.data.clips import FrameFiles, VideoFrames, counted_video
 from pam_kit.data.masks import MaskError, decode_segmentation, encode_rle
 from pam_kit.data.pictures import read_picture
-from pam_kit.data.schema import RegionRecord, SampleRecord, parse_line, record_line
+from pam_kit.data.schema import RegionRecord, SampleRecord, VideoSpan, parse_line, record_line
 from pam_kit.errors import BrokenSample, PamKitError, PromptError
 
 
@@ -48,13 +48,18 @@ def load_clip(record: SampleRecord, image_root: Path, box_tolerance: float = 0.0
     if not frames:
         reason = f"its regions are pointed at in frame {starts[0]}, which lies behind the end of the video"
         raise BrokenSample(record.source, reason)
-    regions = _checked_regions(record, frames[0], box_tolerance)
-    return ClipSample(record.source, frames, regions, record.history)
+    return build_clip(record, frames, box_tolerance)
+
+
+def build_clip(record: SampleRecord, frames: Sequence[np.ndarray], box_tolerance: float = 0.0) -> ClipSample:
+    """The clip of these frames and the regions of ``record``, which are pointed at in the first of them."""
+    return ClipSample(record.source, frames, _checked_regions(record, frames[0], box_tolerance), record.history)
 
 
 def _clip_frames(record: SampleRecord, root: Path) -> FrameFiles | VideoFrames:
     if (video := record.video) is not None:
-        return VideoFrames(root / video.path, record.source, video.start, video.stop, video.step)
+        path = root / video.path
+        return VideoFrames(counted_video(path, record.source), record.source, video.start, video.stop, video.step)
     return FrameFiles([root / frame for frame in record.frames], record.source)
 
 
@@ -141,16 +146,37 @@ def _cut(box: tuple[float, float, float, float], width: int, height: int, tolera
 
 def _line(sample: RegionSample, image: str) -> str:
     height, width = sample.image.shape[:2]
+    regions = _region_records(sample, width, height)
+    return _readable_line(SampleRecord(sample.source, regions, image, width=width, height=height))
+
+
+def clip_line(sample: ClipSample, video: str) -> str:
+    """The line of a clip whose frames are all those of the file ``video``.
+
+    Raises BrokenSample for a sample that could not be read back.
+    """
+    height, width = sample.frames[0].shape[:2]
+    regions = _region_records(sample, width, height)
+    span = VideoSpan(video)
+    return _readable_line(
+        SampleRecord(sample.source, regions, width=width, height=height, history=sample.history, video=span)
+    )
+
+
+def _readable_line(record: SampleRecord) -> str:
     try:
-        regions = tuple(_region_record(region, width, height) for region in sample.regions)
+        line = record_line(record)
+    except (TypeError, ValueError) as error:
+        raise PamKitError(f"{record.source}: its attributes cannot be written as JSON: {error}") from error
+    parse_line(line, record.source)
+    return line
+
+
+def _region_records(sample: RegionSample | ClipSample, width: int, height: int) -> tuple[RegionRecord, ...]:
+    try:
+        return tuple(_region_record(region, width, height) for region in sample.regions)
     except (MaskError, PromptError) as error:
         raise BrokenSample(sample.source, str(error)) from error
-    try:
-        line = record_line(SampleRecord(sample.source, regions, image, width=width, height=height))
-    except (TypeError, ValueError) as error:
-        raise PamKitError(f"{sample.source}: its attributes cannot be written as JSON: {error}") from error
-    parse_line(line, sample.source)
-    return line
 
 
 def _region_record(region: Region, width: int, height: int) -> RegionRecord:

@@ -131,7 +131,7 @@ def test_a_video_that_is_spoilt_further_on(make_video, plainly):
     data = bytearray(path.read_bytes())
     data[packet.pos + 4 : packet.pos + packet.size] = bytes(packet.size - 4)
     path.write_bytes(data)
-    frames = VideoFrames(path, "clips.jsonl:3")
+    frames = VideoFrames(FileVideo(path), "clips.jsonl:3")
     assert len(frames) == 40 and frames[10].shape == (48, 64, 3)
     with (
         pytest.warns(UserWarning, match="ends early"),

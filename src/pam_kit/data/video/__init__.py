@@ -4,7 +4,7 @@
 """
 
 from pam_kit.data.video.background import BackgroundFrames
-from pam_kit.data.video.files import FileVideo
+from pam_kit.data.video.files import FileVideo, MemoryVideo
 from pam_kit.data.video.frames import Frame, StoredVideo, VideoError, VideoSource
 from pam_kit.data.video.listed import PictureVideo
 from pam_kit.data.video.opening import open_video
@@ -16,6 +16,7 @@ __all__ = [
     "FileVideo",
     "Frame",
     "FrameReader",
+    "MemoryVideo",
     "PictureVideo",
     "StoredVideo",
     "VideoError",

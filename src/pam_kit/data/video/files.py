@@ -2,7 +2,9 @@
 
 import itertools
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import cached_property
+from io import BytesIO
 from pathlib import Path
 
 import av
@@ -31,9 +33,12 @@ class FileVideo(StoredVideo):
     """
 
     def __init__(self, path: str | Path):
-        self.path = Path(path)
-        self.name = str(path)
-        _check_file(self.path)
+        _check_file(Path(path))
+        self._look(f"file:{Path(path).absolute()}", str(path))
+
+    def _look(self, target: str | bytes, name: str) -> None:
+        """Decode the first frame."""
+        self._target, self.name = target, name
         reading = self._open()
         try:
             first = next(reading.pictures(), None)
@@ -141,7 +146,8 @@ class FileVideo(StoredVideo):
 
     def _open(self) -> Pass:
         try:
-            container = av.open(f"file:{self.path.absolute()}", options=FILE_OPTIONS)
+            target = BytesIO(self._target) if isinstance(self._target, bytes) else self._target
+            container = av.open(target, options=FILE_OPTIONS)
         except av.FFmpegError as error:
             raise VideoError(
                 f"{self.name} cannot be opened as a video ({error.strerror}): it is another kind of file, or it was "
@@ -152,6 +158,31 @@ class FileVideo(StoredVideo):
         except VideoError:
             container.close()
             raise
+
+
+class MemoryVideo(FileVideo):
+    """A video file's bytes.
+
+    Args:
+        data: what would be the file.
+        name: for error messages.
+        size: (width, height) that frames are cut to, as of a writer that made odd sides even; None for all of them.
+
+    Raises VideoError as ``FileVideo``.
+    """
+
+    def __init__(self, data: bytes, name: str, size: tuple[int, int] | None = None):
+        self._size: tuple[int, int] | None = None
+        if not data:
+            raise VideoError(f"{name} is empty (0 bytes)")
+        self._look(data, name)
+        self._size = size
+
+    def frame_of(self, index: int, picture: av.VideoFrame) -> Frame:
+        frame = super().frame_of(index, picture)
+        if self._size is None or self._size == (self.width, self.height):
+            return frame
+        return replace(frame, image=np.ascontiguousarray(frame.image[: self._size[1], : self._size[0]]))
 
 
 def _time_table(reading: Pass) -> tuple[np.ndarray, np.ndarray] | None:

@@ -47,9 +47,7 @@ class Mp4Encoder:
         self._last_tick = -1
         self.encoder = next(name for name in ENCODERS if name in av.codecs_available)
         # Each fragment goes to the file at once, not when a buffer is full.
-        options = (
-            {"movflags": _MOVFLAGS, "flush_packets": "1"} if isinstance(target, str) else {"movflags": "faststart"}
-        )
+        options = {"movflags": _MOVFLAGS, "flush_packets": "1"} if isinstance(target, str) else {}
         self._container = av.open(target, "w", format="mp4", options=options)
         self._stream = self._add_stream(quality)
 
