@@ -30,7 +30,8 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 # What a region reads. The rest of SAM 2 is its memory of earlier frames.
 _IMAGE_PARTS = ("image_encoder.", "sam_prompt_encoder.", "sam_mask_decoder.", "no_mem_embed")
-# Every training prompt points at an object, so the head that says whether there is one could not learn.
+# The head that says whether there is an object stays as published: where every training prompt points at one, which is
+# the rule, it would only forget. With train.loss.objectness the rest learns through it.
 _WITHOUT_LOSS = "sam_mask_decoder.pred_obj_score_head."
 
 
