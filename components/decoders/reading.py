@@ -10,6 +10,7 @@ from transformers import Cache, PreTrainedModel
 
 from pam_kit.components.decoders.chat import ChatFormat
 from pam_kit.components.decoders.conversation import REGION_ID
+from pam_kit.components.decoders.grouped_attention import sharing_heads
 from pam_kit.components.decoders.growing_cache import new_cache, selected
 from pam_kit.components.decoders.sequence import check_length, most_positions
 from pam_kit.contracts import GeneratedText, Questions, Reading
@@ -187,14 +188,15 @@ class CachedReading(Reading):
         """Logits (rows, V) behind the last of ``embeddings`` (rows, L, D), which join the cache."""
         rows, added = embeddings.shape[:2]
         total = cache.get_seq_length() + added
-        output = self.model(
-            inputs_embeds=embeddings,
-            attention_mask=None if mask is None else mask[:, :total],
-            position_ids=positions,
-            use_cache=True,
-            logits_to_keep=1,
-            **{self._cache_name: cache},
-        )
+        with sharing_heads(self.model.config):
+            output = self.model(
+                inputs_embeds=embeddings,
+                attention_mask=None if mask is None else mask[:, :total],
+                position_ids=positions,
+                use_cache=True,
+                logits_to_keep=1,
+                **{self._cache_name: cache},
+            )
         self.positions_computed += rows * added
         return output.logits[:, -1]
 

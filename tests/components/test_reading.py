@@ -2,8 +2,11 @@
 
 import pytest
 import torch
+from transformers.cache_utils import DynamicLayer
 
 from pam_kit.components.decoders.causal_lm import CausalLM
+from pam_kit.components.decoders.grouped_attention import grouped_attention
+from pam_kit.components.decoders.growing_cache import GrowingLayer
 from pam_kit.contracts import GeneratedText, Questions
 from pam_kit.errors import CheckpointError, PamKitError
 
@@ -232,6 +235,49 @@ def test_a_cache_is_copied_only_when_it_is_full_or_rows_are_chosen(monkeypatch):
     assert layer.keys.stride(1) == 512 * layer.keys.shape[3]
     with pytest.raises(TypeError):
         reading.answer(asked(ABOUT["mixed"]), 1)
+
+
+def test_a_growing_layer_holds_what_transformers_own_does():
+    generator, (own, other) = torch.Generator().manual_seed(0), (GrowingLayer(), DynamicLayer())
+    for added, removed in ((3, 0), (250, 5), (20, 20), (1, 0), (700, 690), (1, 1), (30, 0)):
+        keys, values = torch.randn(2, 2, 3, added, 4, generator=generator)
+        for given, expected in zip(own.update(keys, values), other.update(keys, values), strict=True):
+            assert torch.equal(given, expected)
+        own.crop(-removed)
+        other.crop(-removed)
+        assert own.get_seq_length() == other.get_seq_length() and torch.equal(own.keys, other.keys)
+
+
+@pytest.mark.parametrize(("heads", "groups"), [(6, 2), (4, 1), (4, 4)])
+@pytest.mark.parametrize("new", [1, 5])
+def test_grouped_attention_is_attention(heads, groups, new):
+    """Against softmax(q k / sqrt(width)) v, head by head, with a mask that differs from row to row."""
+    generator = torch.Generator().manual_seed(0)
+    query = torch.randn(2, heads, new, 8, generator=generator)
+    key, value = torch.randn(2, 2, groups, 9, 8, generator=generator)
+    mask = torch.rand(2, 1, new, 9, generator=generator) > 0.5
+    mask[..., 0] = True
+    module = torch.nn.Module()
+    module.num_key_value_groups = heads // groups
+    found, _ = grouped_attention(module, query, key, value, mask, scaling=8**-0.5)
+    for head in range(heads):
+        own = head * groups // heads
+        logits = (query[:, head] @ key[:, own].mT / 8**0.5).masked_fill(~mask[:, 0], -torch.inf)
+        torch.testing.assert_close(found[:, :, head], logits.softmax(-1) @ value[:, own])
+
+
+def test_shared_heads_are_not_copied_and_the_model_is_as_before(monkeypatch):
+    made, embeddings, seen = decoder(num_key_value_heads=1), region_embeddings(1, 40), []
+    attention = torch.nn.functional.scaled_dot_product_attention
+    monkeypatch.setattr(
+        torch.nn.functional,
+        "scaled_dot_product_attention",
+        lambda q, k, *rest, **more: (seen.append((q.shape[:3], k.shape[:3])), attention(q, k, *rest, **more))[1],
+    )
+    reading = read_in_parts(made, embeddings, (30, 10))
+    assert seen[-1] == ((1, 1, 4 * 10), (1, 1, 40)), "four heads of ten queries stand behind each other"
+    reading.answer(asked((0,)), 2)
+    assert {key[1] for _, key in seen[2:]} == {1} and made.lm.config._attn_implementation == "sdpa"
 
 
 @pytest.mark.parametrize("use", ["read", "answer"])
