@@ -3,13 +3,14 @@
 import functools
 import http.server
 import os
+import socket
 import threading
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from pam_kit.data.video import VideoError, open_video
+from pam_kit.data.video import BackgroundFrames, VideoError, open_video
 from pam_kit.data.video.forward import RawVideo
 from pam_kit.errors import BrokenSample
 
@@ -132,6 +133,50 @@ def test_a_playlist_behind_an_address_cannot_name_files_of_this_machine(served, 
     (tmp_path / "a.m3u8").write_text(f"#EXTM3U\n#EXTINF:4,\nfile://{clip}\n#EXT-X-ENDLIST\n")
     with pytest.raises(VideoError):
         open_video(f"{served}/a.m3u8")
+
+
+@pytest.fixture
+def sender():
+    """``sender(data, stay)`` -> the address of who sends ``data`` and then hangs up, or says nothing more."""
+    stop, threads = threading.Event(), []
+
+    def serve(data: bytes, stay: bool = False) -> str:
+        server = socket.create_server(("127.0.0.1", 0))
+
+        def send():
+            with server, server.accept()[0] as connection:
+                connection.sendall(data)
+                if stay:
+                    stop.wait(20)
+
+        threads.append(threading.Thread(target=send, daemon=True))
+        threads[-1].start()
+        return f"tcp://127.0.0.1:{server.getsockname()[1]}"
+
+    yield serve
+    stop.set()
+    for thread in threads:
+        thread.join(5)
+
+
+def test_a_live_stream(sender, make_video, plainly):
+    path = make_video("clip.ts")
+    with open_video(sender(path.read_bytes())) as video:
+        assert video.live and video.num_frames is None and (video.width, video.height) == (64, 48)
+        expected = plainly(path)
+        frames = list(BackgroundFrames(video, ahead=100, drop=True))
+        assert [frame.time for frame in frames] == pytest.approx([seconds for _, seconds in expected])
+        assert all(np.array_equal(f.image, image) for f, (image, _) in zip(frames, expected, strict=True))
+
+
+def test_a_stream_that_falls_silent(sender, make_video, monkeypatch):
+    monkeypatch.setattr("pam_kit.data.video.forward.TIMEOUTS", (5.0, 0.5))
+    with open_video(sender(make_video("clip.ts").read_bytes(), stay=True)) as video:
+        with pytest.warns(UserWarning, match="tcp://.* ends early, behind frame 3.: the file cannot be read on"):
+            assert len(list(video)) >= 35
+    monkeypatch.setattr("pam_kit.data.video.forward.TIMEOUTS", (0.5, 0.5))
+    with pytest.raises(VideoError, match="tcp://.* cannot be opened"):
+        open_video(sender(b"", stay=True))
 
 
 def pipe(data: bytes) -> int:

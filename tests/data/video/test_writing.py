@@ -49,6 +49,23 @@ def test_odd_sides_become_even(tmp_path):
     assert image.shape == (48, 64, 3) and np.abs(image[:47, :63].astype(int) - SMOOTH[:47, :63]).mean() < 3
 
 
+def test_an_encoder_that_every_build_has(tmp_path, monkeypatch):
+    monkeypatch.setattr("pam_kit.data.video.writing.ENCODERS", ("none_such", "mpeg4"))
+    with VideoWriter(tmp_path / "a.mp4", 30000 / 1001, (64, 48)) as writer:
+        for i in range(5):
+            writer.write(np.roll(SMOOTH, i, axis=1))
+    assert writer.encoder == "mpeg4"
+    frames = list(open_video(tmp_path / "a.mp4"))
+    assert [frame.time for frame in frames] == pytest.approx([i * 1001 / 30000 for i in range(5)])
+    assert np.abs(frames[4].image.astype(int) - np.roll(SMOOTH, 4, axis=1)).mean() < 5
+
+
+def test_a_folder_that_cannot_be_made(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(VideoError, match="cannot write .*file/a.mp4"):
+        VideoWriter(tmp_path / "file" / "a.mp4", 25, (64, 48))
+
+
 def test_after_an_error_nothing_is_left(tmp_path):
     path = tmp_path / "a.mp4"
     path.write_bytes(b"the former one")
@@ -64,6 +81,7 @@ def test_after_an_error_nothing_is_left(tmp_path):
         (SMOOTH[:40], None, r"a frame to write is uint8 \(40, 64, 3\); expected uint8 \(48, 64, 3\)"),
         (SMOOTH.astype(np.float32), None, "a frame to write is float32"),
         (SMOOTH, 0.0, "frame 1 at 0.0 s does not come behind 0.000000 s"),
+        (SMOOTH, float("nan"), "frame 1 at nan s does not come behind"),
     ],
 )
 def test_wrong_frames(image, time, reason, tmp_path):

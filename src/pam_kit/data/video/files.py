@@ -149,10 +149,10 @@ class FileVideo(StoredVideo):
             target = BytesIO(self._target) if isinstance(self._target, bytes) else self._target
             container = av.open(target, options=FILE_OPTIONS)
         except av.FFmpegError as error:
-            raise VideoError(
-                f"{self.name} cannot be opened as a video ({error.strerror}): it is another kind of file, or it was "
-                "cut off, as an mp4 is whose recording was interrupted"
-            ) from error
+            refused = isinstance(error, av.InvalidDataError | av.ArgumentError)
+            hint = ": it is another kind of file, or was cut off, as an mp4 is whose recording was interrupted"
+            reason = f"{self.name} cannot be opened as a video ({error.strerror}){hint if refused else ''}"
+            raise VideoError(reason) from error
         try:
             return Pass(container, self.name)
         except VideoError:

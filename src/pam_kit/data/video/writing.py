@@ -1,5 +1,6 @@
 """Pictures to an mp4 file that appears whole or not at all, and whose draft can be watched while it grows."""
 
+import math
 import os
 from contextlib import suppress
 from fractions import Fraction
@@ -16,8 +17,8 @@ from pam_kit.data.video.frames import VideoError, check_pixels
 
 # The first of these that the build of FFmpeg has. The last is MPEG-4 part 2, which every build has.
 ENCODERS = ("libx264", "libopenh264", "mpeg4")
-# Ticks a second: whole for 24, 25, 30, 50, 60 and 30000/1001 frames a second, and 11 microseconds fine.
-CLOCK = 90_000
+# Ticks a second: whole for 24, 25, 30, 50, 60 and 30000/1001 frames a second; MPEG-4 part 2 knows at most 65535.
+CLOCK = 60_000
 _KEY_FRAME_EVERY = 48
 # Fragments while it is written, so that the draft of a killed run can be played; an ordinary file once it is closed.
 _MOVFLAGS = "hybrid_fragmented+frag_keyframe"
@@ -94,9 +95,10 @@ class Mp4Encoder:
             tick = round(self.frames * CLOCK / self.frame_rate)
             tick = max(tick, self._last_tick + 1)
         else:
-            tick = round(time * CLOCK)
+            tick = round(time * CLOCK) if math.isfinite(time) else -1
         if tick <= self._last_tick:
-            raise VideoError(f"frame {self.frames} at {time} s does not come behind {self._last_tick / CLOCK:.6f} s")
+            behind = f"behind {self._last_tick / CLOCK:.6f} s" if self.frames else "at 0 s or later"
+            raise VideoError(f"frame {self.frames} at {time} s does not come {behind}")
         self._last_tick = tick
         return tick
 
@@ -126,12 +128,12 @@ class VideoWriter:
         self.path = Path(path)
         if self.path.suffix.lower() != ".mp4":
             raise VideoError(f"videos are written as mp4; {path} does not end in .mp4")
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         self._draft = self.path.with_name(f".{self.path.name}-{uuid4().hex[:8]}{DRAFT}")
         self._open = True
         try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
             self._encoding = Mp4Encoder(f"file:{self._draft.absolute()}", frame_rate, size, quality)
-        except av.FFmpegError as error:
+        except (av.FFmpegError, OSError) as error:
             raise self._failed(error) from error
 
     @property
@@ -181,7 +183,8 @@ class VideoWriter:
             self.abandon()
 
     def _failed(self, error: Exception) -> VideoError:
-        self._draft.unlink(missing_ok=True)
+        with suppress(OSError):  # the first error is the one to tell
+            self._draft.unlink()
         return VideoError(f"cannot write {self.path}: {error}")
 
 
