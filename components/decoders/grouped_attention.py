@@ -26,7 +26,8 @@ def grouped_attention(
         return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
     packed = query.unflatten(1, (-1, shared)).flatten(2, 3)
     mask = attention_mask.repeat(1, 1, shared, 1)
-    out = F.scaled_dot_product_attention(packed, key, value, attn_mask=mask, scale=options.get("scaling"))
+    chosen = {"dropout_p": options.get("dropout", 0.0), "scale": options.get("scaling")}
+    out = F.scaled_dot_product_attention(packed, key, value, attn_mask=mask, **chosen)
     return out.unflatten(2, (shared, -1)).flatten(1, 2).transpose(1, 2).contiguous(), None
 
 
