@@ -1,11 +1,8 @@
 """Regions of a memory by their numbers: which a prompt may point at, and features put into their order."""
 
 from collections.abc import Sequence
-from dataclasses import fields
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor
 
 from pam_kit.contracts import ImageFeatures, PromptBatch, RegionFeatures
 from pam_kit.errors import PamKitError
@@ -43,25 +40,9 @@ def no_prompts(count: int, features: ImageFeatures) -> PromptBatch:
     )
 
 
-def of_regions(regions: RegionFeatures, rows: Sequence[int] | Tensor) -> RegionFeatures:
-    """Some of the regions, in this order."""
-    return RegionFeatures(**{field.name: getattr(regions, field.name)[rows] for field in fields(RegionFeatures)})
-
-
 def joined(parts: Sequence[RegionFeatures], rows: Sequence[int]) -> RegionFeatures:
     """Regions that were decoded apart, in the order of their numbers; ``rows`` numbers those of all parts."""
-    whole = parts[0] if len(parts) == 1 else _concatenated(parts)
+    whole = parts[0] if len(parts) == 1 else RegionFeatures.joined(parts)
     if list(rows) == list(range(len(rows))):
         return whole
-    return of_regions(whole, torch.tensor(rows, device=whole.token_padding.device).argsort())
-
-
-def _concatenated(parts: Sequence[RegionFeatures]) -> RegionFeatures:
-    longest = max(part.all_tokens.shape[1] for part in parts)
-    named = {f.name: [getattr(part, f.name) for part in parts] for f in fields(RegionFeatures)}
-    missing = [longest - part.all_tokens.shape[1] for part in parts]
-    named["all_tokens"] = [F.pad(t, (0, 0, 0, m)) for t, m in zip(named["all_tokens"], missing, strict=True)]
-    named["token_padding"] = [
-        F.pad(t, (0, m), value=True) for t, m in zip(named["token_padding"], missing, strict=True)
-    ]
-    return RegionFeatures(**{name: torch.cat(tensors) for name, tensors in named.items()})
+    return whole.of_rows(sorted(range(len(rows)), key=list(rows).__getitem__))

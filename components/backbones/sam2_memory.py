@@ -6,7 +6,7 @@ import torch
 from sam2.modeling.sam2_base import SAM2Base
 from torch import Tensor
 
-from pam_kit.components.backbones.region_rows import check_kept, of_regions
+from pam_kit.components.backbones.region_rows import check_kept
 from pam_kit.components.backbones.sam2_tracking import GroupMemory, Sam2Features, encode_memory
 from pam_kit.contracts import RegionFeatures, RegionMemory
 from pam_kit.errors import PamKitError
@@ -55,7 +55,7 @@ class Sam2Memory(RegionMemory):
         if new:
             self._groups.append(GroupMemory(self.model, new))
         for group in self._groups:
-            own, again = of_regions(regions, group.regions), group.regions[0] in pointed
+            own, again = regions.of_rows(group.regions), group.regions[0] in pointed
             spatial, pointers, position = encode_memory(self.model, frame, own, tokens[group.regions], again)
             group.remember(spatial, pointers, again)
             self._position = position if self._position is None else self._position

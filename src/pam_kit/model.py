@@ -1,6 +1,6 @@
 """RegionVLM: backbone -> perceiver -> projector -> decoder, as in PAM's Figure 3. Knows no files and no training."""
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
@@ -80,6 +80,13 @@ class RegionOutput:
     text: TextLoss | None = None
 
 
+def _checked(first: RegionFeatures | None, read_frames: list, read: Sequence[int]):
+    """Both, once it is known that every frame that was to be read is there."""
+    if first is None or len(read_frames) != len(read):
+        raise PamKitError(f"the clip ended before all of the frames {list(read)} were there, which are to be read")
+    return first, read_frames
+
+
 class RegionVLM(nn.Module):
     """A vision-language model of regions, made of one part per slot.
 
@@ -144,6 +151,17 @@ class RegionVLM(nn.Module):
         """The first half of ``perceive``: tokens in the backbone's width, from which both kinds of frames are made."""
         return replace(self.perceiver(regions), mask_logits=regions.mask_logits)
 
+    def watch(
+        self, frames: Iterable[Tensor], read: Sequence[int], prompts: PromptBatch
+    ) -> tuple[RegionFeatures, list[RegionFeatures]]:
+        """Frames (3, S, S) of one clip and R prompts in the first -> features of the first, and of the read frames."""
+        first, seen = None, []
+        for index, regions in enumerate(self.backbone.track(frames, prompts)):
+            first = regions if first is None else first
+            if index in read:
+                seen.append(regions)
+        return _checked(first, seen, read)
+
     def follow(
         self, frames: Iterable[Tensor], read: Sequence[int], prompts: PromptBatch
     ) -> tuple[RegionFeatures, list[ProjectedTokens]]:
@@ -153,23 +171,44 @@ class RegionVLM(nn.Module):
         """
         first, tokens = None, []
         for index, regions in enumerate(self.backbone.track(frames, prompts)):
-            first = first or regions
+            first = regions if first is None else first
             if index in read:
                 tokens.append(self.perceive(regions, later=index != read[0]))
-        if first is None or len(tokens) != len(read):
-            raise PamKitError(
-                f"the clip has {index + 1 if first else 0} frames, but frames {list(read)} are to be read"
-            )
-        return first, tokens
+        return _checked(first, tokens, read)
 
-    def read_clips(self, batch: ClipBatch) -> tuple[list[RegionFeatures], list[Tensor]]:
-        """-> the features of each clip's regions in its first frame, and the R prefixes (L, D); L differs by clip."""
-        features, prefixes = [], []
+    def read_clips(
+        self, batch: ClipBatch, watch: Callable[..., tuple[RegionFeatures, list[RegionFeatures]]] | None = None
+    ) -> tuple[list[RegionFeatures], list[Tensor]]:
+        """-> the features of each clip's regions in its first frame, and the R prefixes (L, D); L differs by clip.
+
+        All clips' frames are perceived together, so that the features of every read frame are held at once.
+
+        Args:
+            watch: what follows the regions of a clip, in the place of ``watch``: kept features, for example.
+        """
+        firsts, seen = [], []
         for clip, (frames, read) in enumerate(zip(batch.frames, batch.read, strict=True)):
-            first, tokens = self.follow(frames, read, batch.prompts.of_rows(batch.clip_index == clip))
-            features.append(first)
-            prefixes += list(self.prefix(tokens))
-        return features, prefixes
+            first, own = (watch or self.watch)(frames, read, batch.prompts.of_rows(batch.clip_index == clip))
+            firsts.append(first)
+            seen.append(own)
+        return firsts, self._prefixes(seen)
+
+    def _prefixes(self, clips: list[list[RegionFeatures]]) -> list[Tensor]:
+        """The features of the read frames of each clip -> a prefix (L, D) for every region of every clip, in order."""
+        openings = self._written([own[0] for own in clips], later=False)
+        behind = self._written([regions for own in clips for regions in own[1:]], later=True)
+        prefixes = []
+        for own in clips:
+            frames = [next(openings), *(next(behind) for _ in own[1:])]
+            prefixes += list(torch.cat(frames, dim=1))
+        return prefixes
+
+    def _written(self, parts: list[RegionFeatures], later: bool) -> Iterator[Tensor]:
+        """What the decoder reads of each part, (R, L, D); all are perceived together."""
+        if not parts:
+            return iter(())
+        together = self.prefix.of_frame(self.perceive(RegionFeatures.joined(parts), later))
+        return iter(together.split([len(part) for part in parts]))
 
     def clip_parameters(self) -> list[nn.Parameter]:
         """Parameters that images never reach: they are those of later frames and of the separator between frames."""

@@ -3,12 +3,13 @@
 import multiprocessing
 import warnings
 from dataclasses import fields, replace
+from functools import partial
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from pam_kit.contracts import PromptBatch, RegionBatch, RegionFeatures
+from pam_kit.contracts import ClipBatch, PromptBatch, Questions, RegionBatch, RegionFeatures
 from pam_kit.errors import PamKitError, RecipeError
 from pam_kit.training.feature_cache import FeatureCache, default_folder
 
@@ -406,3 +407,32 @@ def test_training_comes_out_the_same_with_an_empty_a_full_and_no_cache(tiny_mode
     assert not torch.equal(runs[0]["decoder.lm.model.norm.weight"], start["decoder.lm.model.norm.weight"])
     for other in runs[1:]:
         assert all(torch.equal(tensor, other[name]) for name, tensor in runs[0].items())
+
+
+def test_clips_are_tracked_once(tiny_model, cache_of, monkeypatch):
+    """Two clips of two and one regions, one of them read from its second frame on: the same features and prefixes."""
+    model = tiny_model("backbone.track=true", "projector.later_ratio=4", *FROZEN)
+    generator = torch.Generator().manual_seed(0)
+    frames = [torch.randint(0, 256, (count, 3, 64, 64), generator=generator, dtype=torch.uint8) for count in (3, 4)]
+    boxes = torch.tensor([[[8, 8], [40, 40]], [[20, 4], [60, 30]], [[2, 2], [30, 50]]]).float()
+    prompts = PromptBatch(
+        boxes, torch.tensor([[2, 3]] * 3), torch.zeros(3, 1, 16, 16), torch.zeros(3, dtype=torch.bool)
+    )
+    nothing = Questions(torch.zeros(0, dtype=torch.long), [], [], [], [])
+    targets = torch.zeros(3, 1, 16, 16), torch.zeros(3, dtype=torch.bool)
+    batch = ClipBatch(frames, [[0, 2], [1, 2, 3]], torch.tensor([0, 0, 1]), prompts, nothing, *targets)
+    plain = model.read_clips(batch)
+    tracked = []
+    monkeypatch.setattr(model.backbone, "track", lambda *a, track=model.backbone.track: tracked.append(a) or track(*a))
+    for run in range(2):
+        cache = cache_of(model, "backbone.track=true", "projector.later_ratio=4")
+        firsts, prefixes = model.read_clips(batch, partial(cache.watch, model))
+        assert len(tracked) == 2 and (cache.misses, cache.hits) == ((3, 0), (0, 3))[run]
+        for expected, found in zip(plain[1], prefixes, strict=True):
+            torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+        for expected, found in zip(plain[0], firsts, strict=True):
+            torch.testing.assert_close(found.mask_logits, expected.mask_logits, rtol=0, atol=1e-5)
+    assert [len(prefix) for prefix in prefixes] == [model.prefix_length(count) for count in (2, 2, 3)]
+    moved = replace(batch, frames=[frames[0], frames[1].flip(0)])
+    model.read_clips(moved, partial(cache.watch, model))
+    assert len(tracked) == 3 and (cache.misses, cache.hits) == (1, 5)

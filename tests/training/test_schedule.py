@@ -149,7 +149,7 @@ def test_a_plan_counts_the_tokens_of_clips(schedule):
 def test_a_backbone_without_memory_says_so(schedule, tmp_path):
     changes = ("backbone=timm_sam", "backbone.model_name=test_byobnet", "backbone.image_size=64")
     clips = schedule(*changes, "backbone.embed_dim=256").stages[1]
-    with pytest.raises(PamKitError, match="cannot follow a region through a clip; use a backbone that tracks"):
+    with pytest.raises(PamKitError, match="cannot follow a region through a clip; set backbone.track=true"):
         fit(clips, tmp_path, say=lambda _: None)
 
 

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -180,6 +181,17 @@ class RegionFeatures(TensorRecord):
     def of_rows(self, rows: Sequence[int]) -> "RegionFeatures":
         """Some of the regions, in that order."""
         return self._of_rows(rows)
+
+    @classmethod
+    def joined(cls, parts: Sequence["RegionFeatures"]) -> "RegionFeatures":
+        """The regions of several records, one after the other; the rows of ``all_tokens`` are padded to one length."""
+        longest = max(part.all_tokens.shape[1] for part in parts)
+        named = {field.name: [getattr(part, field.name) for part in parts] for field in fields(cls)}
+        missing = [longest - part.all_tokens.shape[1] for part in parts]
+        named["all_tokens"] = [F.pad(t, (0, 0, 0, m)) for t, m in zip(named["all_tokens"], missing, strict=True)]
+        padding = zip(named["token_padding"], missing, strict=True)
+        named["token_padding"] = [F.pad(t, (0, m), value=True) for t, m in padding]
+        return cls(**{name: torch.cat(tensors) for name, tensors in named.items()})
 
 
 @dataclass

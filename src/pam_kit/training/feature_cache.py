@@ -1,7 +1,6 @@
 """What a frozen backbone makes of a picture and a prompt, kept on disk: later passes and runs skip the backbone.
 
-For small studies: a region takes 9.7 MB at 1024 pixels and 2.4 MB at 512. Regions of pictures only; clips are
-always tracked anew.
+For small studies: a region takes 9.7 MB at 1024 pixels and 2.4 MB at 512, and as much in every read frame of a clip.
 """
 
 import hashlib
@@ -10,9 +9,10 @@ import os
 import sys
 import warnings
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, fields
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -36,11 +36,11 @@ _FOLDER_VARIABLE, _DEFAULT_FOLDER = "PAM_KIT_CACHE", "~/.cache/pam_kit"
 
 
 class FeatureCache:
-    """RegionFeatures by backbone, picture and prompt, one safetensors file a region.
+    """RegionFeatures by backbone, picture and prompt, one safetensors file a region, or a region in a frame of a clip.
 
-    Every region is computed by itself, so that what is kept does not depend on the batch it was met in: a run comes out
-    the same, bit for bit on a CPU, whether the cache was empty, part full or full. Against a run without a cache, which
-    computes a batch at once, features differ by rounding alone (about 1e-6).
+    Every region is computed by itself, or with the other regions of its clip, so that what is kept does not depend on
+    the batch it was met in: a run comes out the same, bit for bit on a CPU, whether the cache was empty, part full or
+    full. Against a run without a cache, which computes a batch at once, features differ by rounding alone (about 1e-6).
 
     Several runs may use one folder at once, and it may be deleted at any time. Files lie at
     ``folder/BACKBONE/XX/REGION.safetensors``. BACKBONE hashes the backbone's weights, settings and sources: the name of
@@ -94,6 +94,28 @@ class FeatureCache:
         self.hits += len(wanted) - len(missing)
         return _joined([kept[one.path] for one in wanted], batch.images.device)
 
+    @torch.no_grad()
+    def watch(
+        self, model: RegionVLM, frames: Sequence[Tensor], read: Sequence[int], prompts: PromptBatch
+    ) -> tuple[RegionFeatures, list[RegionFeatures]]:
+        """What ``model.watch`` gives for the R regions of a clip; it is tracked where any part of it is missing."""
+        if not len(prompts):
+            return model.watch(frames, read, prompts)
+        seen = sorted({0, *read})
+        places = self._clip_places(model.backbone, frames, seen, prompts)
+        found = [[_read(path) for path in of_frame] for of_frame in places]
+        kept = [[features for features in of_frame if features is not None] for of_frame in found]
+        if any(len(of_frame) < len(prompts) for of_frame in kept):
+            _, followed = model.watch(frames, seen, prompts)
+            kept = [[_unpadded(regions.of_rows([row])) for row in range(len(prompts))] for regions in followed]
+            for path, features in zip(chain(*places), chain(*kept), strict=True):
+                _write(path, features)
+            self.misses += len(prompts)
+        else:
+            self.hits += len(prompts)
+        parts = [_joined(of_frame, prompts.points.device) for of_frame in kept]
+        return parts[0], [parts[seen.index(index)] for index in read]
+
     def report(self) -> str:
         """One line for the end of a run: regions read and computed in it, and the size of what this backbone has."""
         total = self.hits + self.misses
@@ -106,9 +128,23 @@ class FeatureCache:
             f"{size / 1e6:,.1f} MB in {self._own_folder or self.folder}"
         )
 
-    def _wanted(self, backbone: VisionBackbone, batch: RegionBatch) -> list["_Wanted"]:
+    def _clip_places(
+        self, backbone: VisionBackbone, frames: Sequence[Tensor], seen: list[int], prompts: PromptBatch
+    ) -> list[list[Path]]:
+        """Where the regions lie in each frame that is looked at."""
+        shown = _digest([*frames, torch.tensor(seen)])
+        key = _region_key(shown, prompts.to("cpu"), prompts.points.device.type)
+        folder = self._folder_of(backbone) / key[:2]
+        rows = range(len(prompts))
+        return [[folder / f"{key}-{index}-{row}.safetensors" for row in rows] for index in seen]
+
+    def _folder_of(self, backbone: VisionBackbone) -> Path:
         if self._own_folder is None:
             self._own_folder = self.folder.expanduser() / _backbone_key(backbone, self.settings)[:24]
+        return self._own_folder
+
+    def _wanted(self, backbone: VisionBackbone, batch: RegionBatch) -> list["_Wanted"]:
+        folder = self._folder_of(backbone)
         kind = batch.images.device.type
         # All that is hashed, at once: each copy from a device waits for all that it has been given to do.
         images, image_index, prompts = batch.images.cpu(), batch.image_index.tolist(), batch.prompts.to("cpu")
@@ -119,7 +155,7 @@ class FeatureCache:
             key = _region_key(pictures[image], prompt, kind)
             # A picture that a batch holds twice is one picture.
             first = pictures.index(pictures[image])
-            wanted.append(_Wanted(self._own_folder / key[:2] / f"{key}.safetensors", first, prompt))
+            wanted.append(_Wanted(folder / key[:2] / f"{key}.safetensors", first, prompt))
         return wanted
 
 

@@ -1,6 +1,7 @@
 """The LightningModule: one training step, who learns, at which rate."""
 
 from dataclasses import dataclass, replace
+from functools import partial
 
 import lightning
 import torch
@@ -114,7 +115,8 @@ class RegionTrainer(lightning.LightningModule):
 
     def _clip_losses(self, batch: ClipBatch) -> dict[str, Tensor]:
         """As of pictures; the masks are those of the first frames, and semantic tokens are not aligned."""
-        regions, prefixes = self.model.read_clips(batch)
+        watch = None if self.features is None else partial(self.features.watch, self.model)
+        regions, prefixes = self.model.read_clips(batch, watch)
         losses = self._mask_losses(regions, batch)
         if len(batch.questions) and self.recipe.train.loss.text and self._joined("decoder"):
             losses["text"] = self._text_loss(prefixes, batch)
