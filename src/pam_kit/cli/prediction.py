@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import sys
 from pathlib import Path
 
 from pam_kit.cli.arguments import add_verb, positive
@@ -15,6 +14,7 @@ from pam_kit.cli.prompting import (
     is_picture,
     opened_video,
     out_path,
+    tell_damage,
 )
 from pam_kit.errors import PamKitError
 
@@ -79,18 +79,25 @@ def _predict_picture(options: argparse.Namespace) -> None:
 def _predict_video(options: argparse.Namespace) -> None:
     default = f"{Path(options.image).stem}_regions.mp4"
     annotated = out_path(options.out, default, VIDEO_FORMATS, "the annotated video is an mp4")
+    if options.image == "-":
+        raise PamKitError("predict goes through a video both ways, so it needs a file; pam-kit stream reads from -")
+    from functools import partial
+
     from tqdm import tqdm
 
     from pam_kit.inference.annotated_video import write_annotated
     from pam_kit.inference.prompt_options import video_prompts_from_options
     from pam_kit.inference.tracker import VideoPredictor
 
-    prompts = video_prompts_from_options(options.box, options.point, options.mask, options.frame, options.combine)
+    typed = (options.box, options.point, options.mask)
+    prompts = video_prompts_from_options(*typed, options.frame or 0, options.combine)
+    progress = partial(tqdm, disable=None)  # none where nobody watches
     with opened_video(options.image, None, options.rate) as video:
         predictor = VideoPredictor.from_run(options.checkpoint, options.device)
         asked = (options.task, options.lang, options.frames, options.sampler, options.max_new_tokens)
-        found = predictor.predict(video, prompts, *asked, progress=tqdm)
-        write_annotated(found, video, annotated, options.lang, progress=tqdm)
+        found = predictor.predict(video, prompts, *asked, progress=progress)
+        write_annotated(found, video, annotated, options.lang, progress=progress)
+    tell_damage("predict", found.damage)
     if options.json:
         print(json.dumps(found.to_json(), ensure_ascii=False, indent=1))
         return
@@ -99,8 +106,6 @@ def _predict_video(options: argparse.Namespace) -> None:
         print(f"region {region.region}: in sight in {len(seen)} of {len(region.frames)} frames, {_changes(region)}")
         _print_texts(region.texts)
     print(f"annotated: {annotated}")
-    if found.damage:
-        print(f"pam-kit predict: {found.damage}", file=sys.stderr)
 
 
 def _changes(region) -> str:

@@ -1,6 +1,8 @@
 """Options by which regions are pointed at and asked about, which several verbs take. Torch-free."""
 
 import argparse
+import sys
+import warnings
 from pathlib import Path
 
 from pam_kit.cli.arguments import choices, positive
@@ -10,7 +12,7 @@ from pam_kit.tasks import LANGUAGES, TASKS
 
 PICTURE_FORMATS = (".png", ".jpg", ".jpeg", ".webp")
 # Other pictures that can be read, though an overlay is not written so.
-_MORE_PICTURES = (".bmp", ".tif", ".tiff")
+_MORE_PICTURES = (".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".jfif", ".avif")
 VIDEO_FORMATS = (".mp4",)
 
 
@@ -40,7 +42,7 @@ def add_prompts(parser: argparse.ArgumentParser, videos: bool = False, only: boo
     if videos:
         what = "" if only else "of a video: "
         parser.add_argument(
-            "--frame", type=whole, default=0, metavar="N", help=f"{what}the frame that prompts point into (default 0)"
+            "--frame", type=whole, metavar="N", help=f"{what}the frame that prompts point into (default the first)"
         )
 
 
@@ -65,16 +67,26 @@ def opened_video(source: str, size: tuple[int, int] | None, rate: float | None):
     """The frames that a name stands for; a ``.txt`` file lists pictures, one path a line."""
     from pam_kit.data.video import open_video
 
+    # A verb tells of damage in its own words, at its end.
+    warnings.filterwarnings("ignore", message=".* ends early, behind frame")
     if Path(source).suffix.lower() != ".txt":
         return open_video(source, size=size, frame_rate=rate)
     try:
         lines = Path(source).read_text(encoding="utf-8").splitlines()
     except OSError as error:
         raise PamKitError(f"{source}: cannot be read: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise PamKitError(f"{source} is no text; a .txt file lists pictures, one path a line") from error
     paths = [Path(source).parent / line.strip() for line in lines if line.strip()]
     if not paths:
         raise PamKitError(f"{source} lists no picture; expected one path a line")
     return open_video(paths, frame_rate=rate)
+
+
+def tell_damage(verb: str, damage: str | None) -> None:
+    """Say on standard error where a video broke off; what was there before has been used."""
+    if damage:
+        print(f"pam-kit {verb}: {damage}; what comes before was used", file=sys.stderr)
 
 
 def out_path(given: str | None, default: str, formats: tuple[str, ...], what: str) -> Path:

@@ -8,6 +8,7 @@ import numpy as np
 
 from pam_kit.contracts import GeneratedText
 from pam_kit.data.video import Frame, VideoSource, VideoWriter
+from pam_kit.errors import PamKitError
 from pam_kit.inference.annotation import FrameAnnotator
 from pam_kit.inference.presence import LOST
 from pam_kit.inference.stream_records import Description, FrameReport, StateChange, StreamEvent
@@ -54,7 +55,7 @@ class AnnotatedStream:
     """Writes the annotated frames of a stream while it runs; a context manager.
 
     Args:
-        path: of the mp4; it appears when the stream ends.
+        path: of the mp4, which begins with the first frame that is given; it appears when the stream ends.
         frame_rate: of the source, None where unknown.
         num_regions: for the texts of how many regions there is room.
         languages: whose texts are shown.
@@ -74,6 +75,7 @@ class AnnotatedStream:
         self._room = (num_regions, tuple(languages), num_texts)
         self._writer: VideoWriter | None = None
         self._annotator: FrameAnnotator | None = None
+        self._start = 0.0
         self._texts: dict[int, dict[str, dict[str, GeneratedText]]] = {}
         self._states: dict[int, str] = {}
 
@@ -82,12 +84,12 @@ class AnnotatedStream:
         height, width = frame.image.shape[:2]
         if self._annotator is None or self._writer is None:
             self._annotator = FrameAnnotator((width, height), *self._room)
-            self._writer = VideoWriter(self.path, self._frame_rate, self._annotator.size)
+            self._writer, self._start = VideoWriter(self.path, self._frame_rate, self._annotator.size), frame.time
         for region, changes in report.transitions.items():
             self._states[region] = _state_word(changes[-1].state)
         masks: dict[int, np.ndarray] = {region: seen.mask() for region, seen in report.regions.items()}
         drawn = self._annotator.draw(frame.image, masks, self._states, self._texts, report.pointed)
-        self._writer.write(drawn, frame.time)
+        self._writer.write(drawn, frame.time - self._start)
 
     def on_event(self, event: StreamEvent) -> None:
         """Show what was said from the next frame on."""
@@ -102,8 +104,8 @@ class AnnotatedStream:
     def __exit__(self, kind, *_) -> None:
         if self._writer is None:
             return
-        # A stream that is stopped by hand leaves what was written so far.
-        if kind is None or issubclass(kind, KeyboardInterrupt):
+        # A stream that is stopped by hand, or by a frame that cannot be taken, leaves what was written so far.
+        if self._writer.frames and (kind is None or issubclass(kind, KeyboardInterrupt | PamKitError)):
             self._writer.close()
         else:
             self._writer.abandon()

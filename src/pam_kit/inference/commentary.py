@@ -4,12 +4,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 
+from pam_kit.contracts import RegionPrompt
 from pam_kit.data.video import Frame
 from pam_kit.errors import PromptError
 from pam_kit.inference.stream_records import FrameReport, StateChange, StreamEvent
 from pam_kit.inference.streamer import RegionStream
 from pam_kit.inference.triggers import Trigger, TriggerFrame
-from pam_kit.inference.video_result import FramePrompt
+from pam_kit.inference.video_result import FramePrompt, prompts_by_frame
 
 END, FULL = "end", "clip full"
 OnFrame = Callable[[Frame, FrameReport], None]
@@ -30,39 +31,43 @@ def comment(
         frames: in the order of time.
         stream: is pushed every frame.
         trigger: when it speaks.
-        prompts: where and when to point; the numbers of the regions are the stream's own.
+        prompts: where and when to point; the numbers of the regions are the stream's own. A frame that is not there,
+            since a live source lost it, gives way to the next one.
         on_frame: is called with every frame once it was pushed, for example to draw it; the events of a frame are
             yielded behind the call.
 
     Raises:
-        PromptError: the frames ended before one in which a region is to be pointed at.
+        PromptError: a prompt does not fit the frames, or they ended before the one that it points into.
     """
-    waiting, unspoken = sorted(prompts, key=lambda one: (one.frame, one.region)), False
+    waiting: list[tuple[int, dict[int, RegionPrompt]]] | None = None
     for frame in frames:
-        while waiting and waiting[0].frame <= frame.index:
-            one = waiting.pop(0)
-            stream.prompt(one.prompt, one.region)
+        if waiting is None:
+            height, width = frame.image.shape[:2]
+            waiting = list(prompts_by_frame(prompts, width, height).items())
+        while waiting and waiting[0][0] <= frame.index:
+            for region, prompt in waiting.pop(0)[1].items():
+                stream.prompt(prompt, region)
         report = stream.push(frame.image, frame.time)
         if on_frame is not None:
             on_frame(frame, report)
         for region, changes in report.transitions.items():
             yield from (StateChange(region, change) for change in changes)
-        unspoken |= bool(report.read)
-        view = _view(frame, report)
+        view = _view(frame, report, stream.follower.geometry.mask_size)
         reason = trigger.should_speak(view) or (FULL if stream.clip_is_full() else None)
         if reason and stream.regions:
             yield from stream.describe(reason=reason)
             trigger.spoken(view)
-            unspoken = False
-    if waiting:
-        raise PromptError(
-            f"region {waiting[0].region} is to be pointed at in frame {waiting[0].frame}, "
-            f"but the frames end with number {stream.frames - 1}"
-        )
-    if unspoken:
+    if stream.unspoken:
         yield from stream.describe(reason=END)
+    if waiting:
+        frame_number, (region, *_) = waiting[0]
+        raise PromptError(
+            f"region {region} is to be pointed at in frame {frame_number}, but the last frame is {frame.index}"
+        )
 
 
-def _view(frame: Frame, report: FrameReport) -> TriggerFrame:
-    masks = [seen.coarse for seen in report.regions.values()]
-    return TriggerFrame(frame.time, frame.index, frame.image, np.stack(masks) if masks else np.zeros((0, 1, 1), bool))
+def _view(frame: Frame, report: FrameReport, size: tuple[int, int]) -> TriggerFrame:
+    # By number: the order of the stream's regions may change.
+    masks = [seen.coarse for _, seen in sorted(report.regions.items())]
+    stacked = np.stack(masks) if masks else np.zeros((0, *size), dtype=bool)
+    return TriggerFrame(frame.time, frame.index, frame.image, stacked)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pam_kit.contracts import PerceivedTokens, RegionFeatures, RegionPrompt
 from pam_kit.data.prepare import Geometry, collate, prepare
-from pam_kit.errors import PamKitError, PromptError
+from pam_kit.errors import PamKitError
 from pam_kit.geometry import mask_box
 from pam_kit.inference.latency import Latency
 from pam_kit.model import RegionVLM
@@ -41,8 +41,12 @@ class SeenRegion:
 
     def box(self) -> tuple[float, float, float, float] | None:
         """The mask's tight box (x1, y1, x2, y2) in the frame's pixels, or None where the mask is empty."""
-        mask = self.mask()
-        return mask_box(mask) if mask.any() else None
+        return tight_box(self.mask())
+
+
+def tight_box(mask: np.ndarray) -> tuple[float, float, float, float] | None:
+    """The box (x1, y1, x2, y2) around an (H, W) boolean mask, None where it is empty."""
+    return mask_box(mask) if mask.any() else None
 
 
 def seen_regions(regions: RegionFeatures, size: tuple[int, int]) -> list[SeenRegion]:
@@ -82,14 +86,11 @@ class RegionFollower:
             image: (H, W, 3) uint8.
             pointing: (row, prompt) of regions that are pointed at in this frame; rows as ``VisionBackbone.observe``.
 
-        Raises:
-            PromptError: a prompt does not fit the frame; nothing has changed then.
+        Raises PromptError for a prompt that does not fit the frame; nothing has changed then.
         """
         backbone = self.model.backbone
         with self.latency.stage("encode"):
-            prepared = prepare(
-                image, [self._checked(row, prompt, image) for row, prompt in pointing], [], self.geometry
-            )
+            prepared = prepare(image, [prompt for _, prompt in pointing], [], self.geometry)
             batch = collate([prepared], self.geometry).to(_device(self.model))
             features = backbone.encode(batch.images)
         with self.latency.stage("track"):
@@ -107,13 +108,6 @@ class RegionFollower:
         """(R, L, D): what the decoder reads of a frame; ``later`` frames of a clip are shorter."""
         with self.latency.stage("project"):
             return self.model.prefix.of_frame(self.model.projector(tokens, later))
-
-    def _checked(self, row: int, prompt: RegionPrompt, image: np.ndarray) -> RegionPrompt:
-        try:
-            prompt.check(width=image.shape[1], height=image.shape[0])
-        except PromptError as error:
-            raise PromptError(f"region {row + 1}: {error}") from None
-        return prompt
 
 
 def _device(model: RegionVLM) -> torch.device:

@@ -11,7 +11,7 @@ import torch
 WINDOW = 1024
 # What happens to every frame, and to every caption.
 FRAME_STAGES = ("encode", "track", "perceive", "project", "prefill")
-CAPTION_STAGES = ("first_token", "decode")
+CAPTION_STAGES = ("first_token", "decode", "carry")
 
 
 class Latency:
@@ -19,7 +19,9 @@ class Latency:
 
     Stages of a frame: ``encode`` (the picture), ``track`` (its masks), ``perceive``, ``project`` and ``prefill`` (its
     tokens go through the decoder); of a caption: ``first_token`` (from the question to the first word, the newest frame
-    included) and ``decode`` (the words behind it).
+    included), ``decode`` (the words behind it) and ``carry`` (the next clip is opened with the last frame of this one).
+
+    Stages may lie within each other, so the time of work (``busy``) is measured by itself.
 
     Args:
         device: on which the work runs; a GPU is waited for, so that a stage's time is its own.
@@ -31,6 +33,7 @@ class Latency:
         self._counts: dict[str, int] = {}
         self._sums: dict[str, float] = {}
         self._latest: dict[str, float] = {}
+        self._busy = 0.0
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
@@ -38,6 +41,15 @@ class Latency:
         begin = self.now()
         yield
         self.add(name, self.now() - begin)
+
+    @contextmanager
+    def work(self) -> Iterator[None]:
+        """Count what happens inside as work, whatever its stages."""
+        begin = self.now()
+        try:
+            yield
+        finally:
+            self._busy += self.now() - begin
 
     def now(self) -> float:
         """Seconds on a clock of unknown origin, with all that was asked of the device done."""
@@ -56,8 +68,8 @@ class Latency:
         return {name: round(1000 * self._latest.pop(name), 3) for name in names if name in self._latest}
 
     def busy(self) -> float:
-        """Seconds of all stages together."""
-        return sum(self._sums.values())
+        """Seconds of work so far."""
+        return self._busy
 
     def summary(self) -> dict[str, dict[str, float]]:
         """Stage -> count, mean, p50 and p95, in milliseconds."""

@@ -1,12 +1,12 @@
 """A long video in one text: clip by clip, each knowing what was said before, with time stamps (PAM, appendix D.3)."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from pam_kit.data.video import Frame
 from pam_kit.inference.commentary import OnFrame, comment
-from pam_kit.inference.stream_records import Description
+from pam_kit.inference.stream_records import Description, StreamEvent
 from pam_kit.inference.streamer import RegionStream
 from pam_kit.inference.triggers import EveryTrigger
 from pam_kit.inference.video_result import FramePrompt
@@ -47,16 +47,17 @@ def describe_long(
     clip_seconds: float,
     prompts: Sequence[FramePrompt],
     on_frame: OnFrame | None = None,
+    on_event: Callable[[StreamEvent], None] = lambda event: None,
 ) -> list[LongDescription]:
     """Describe a video in clips of ``clip_seconds``; the first task of the stream's settings is merged.
 
-    Raises as ``comment``.
+    ``on_frame`` and ``on_event`` are called as things happen. Raises as ``comment``.
     """
-    said = [
-        event
-        for event in comment(frames, stream, EveryTrigger(clip_seconds), prompts, on_frame)
-        if isinstance(event, Description)
-    ]
+    said = []
+    for event in comment(frames, stream, EveryTrigger(clip_seconds), prompts, on_frame):
+        on_event(event)
+        if isinstance(event, Description):
+            said.append(event)
     task = stream.settings.tasks[0]
     return [
         LongDescription(region, language, _merged([one for one in said if one.region == region], task, language))

@@ -42,6 +42,12 @@ class ClipReading:
     The first frame is read like a picture (r = 2), those behind it are shorter (r = 4). Kept are the decoder's keys and
     values and the tokens of the last frame, since it may open the next clip.
 
+    Attributes:
+        first: time of the first frame that was read.
+        count: frames read.
+        carried: how many of them, 0 or 1, were of the clip before.
+        seen: whether the region was in sight in any frame since ``start``, read or not.
+
     Args:
         follower: makes the tokens.
         start: time at which the clip begins, in seconds.
@@ -50,7 +56,8 @@ class ClipReading:
     def __init__(self, follower: RegionFollower, start: float):
         self._follower, self.start = follower, start
         self.reading = follower.model.decoder.start_reading(1)
-        self.count = 0
+        self.count = self.carried = 0
+        self.first = start
         self.seen = False
         self.last: PerceivedTokens | None = None
 
@@ -58,13 +65,21 @@ class ClipReading:
     def latency(self) -> Latency:
         return self._follower.latency
 
-    def due(self, time: float, every: float, room: int) -> bool:
-        """Whether a frame at ``time`` is to be read: the first one, then one every ``every`` seconds, as long as the
-        clip has fewer than ``room`` frames."""
-        return self.count == 0 or (self.count < room and time >= self.start + self.count * every - _SLACK)
+    def has_room(self, frames: int) -> bool:
+        """Whether a frame can be read on the way, for the clip to have at most ``frames`` with the newest one."""
+        return self.count < frames - 1
 
-    def add(self, tokens: PerceivedTokens) -> None:
-        """Read the region's tokens (R = 1) in the next frame."""
+    def is_due(self, time: float, every: float) -> bool:
+        """Whether the next frame to read has come: the first one at once, the others every ``every`` seconds."""
+        return self.count == 0 or time >= self.first + self.count * every - _SLACK
+
+    def is_full(self, time: float, every: float, frames: int) -> bool:
+        """Whether the frame at ``time`` is the last one of a clip of ``frames``."""
+        return not self.has_room(frames) and time >= self.first + max(1, self.count) * every - _SLACK
+
+    def add(self, tokens: PerceivedTokens, time: float) -> None:
+        """Read the region's tokens (R = 1) in the next frame, which is of ``time``."""
+        self.first = time if self.count == 0 else self.first
         self._read(self._follower.embeddings(tokens, later=self.count > 0))
         self.last = tokens
 
@@ -89,7 +104,9 @@ class ClipReading:
         """The clip that begins where this one ends; with ``carry`` its first frame is the last of this one."""
         clip = ClipReading(self._follower, time)
         if carry and self.last is not None:
-            clip.add(self.last)
+            with self.latency.stage("carry"):
+                clip.add(self.last, time)
+            clip.carried = 1
         return clip
 
     def _read(self, embeddings: Tensor) -> None:

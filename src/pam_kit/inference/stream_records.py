@@ -5,7 +5,7 @@ from typing import Any
 
 from pam_kit.contracts import GeneratedText, RegionPrompt
 from pam_kit.errors import PamKitError
-from pam_kit.inference.following import SeenRegion
+from pam_kit.inference.following import SeenRegion, tight_box
 from pam_kit.inference.presence import Transition
 from pam_kit.inference.result import texts_json
 from pam_kit.tasks import LANGUAGES, TASKS
@@ -21,7 +21,7 @@ class StreamSettings:
         tasks: what is asked; a clip's own words are those of ``caption``.
         languages: in which languages.
         clip_frames: most frames of a clip that the decoder reads, a carried one and the newest one included.
-        read_every: seconds between two frames that it reads.
+        read_every: seconds between two frames that it reads; 0: every frame, as long as the clip has room.
         carry: the last frame of a clip opens the next one, at the density of a first frame.
         history: what was said of the clip before stands in the next question.
         memory: the backbone's memory lives on across clips; else every clip begins by pointing at the last mask's box,
@@ -76,6 +76,24 @@ class FrameReport:
     read: list[int] = field(default_factory=list)
     latency_ms: dict[str, float] = field(default_factory=dict)
 
+    def to_json(self) -> dict[str, Any]:
+        """Plain values that ``json.dumps`` takes; of each mask its area and box in pixels of the frame."""
+        return {
+            "event": "frame",
+            "frame": self.index,
+            "time": round(self.time, 4),
+            "regions": [{"region": number} | _seen_json(seen) for number, seen in sorted(self.regions.items())],
+            "read": self.read,
+            "latency_ms": self.latency_ms,
+        }
+
+
+def _seen_json(seen: SeenRegion) -> dict[str, Any]:
+    mask = seen.mask()
+    box = tight_box(mask)
+    scores = {"iou": round(seen.iou, 4), "object_score": round(seen.object_score, 4)}
+    return {"area": int(mask.sum()), "box": None if box is None else list(box), **scores}
+
 
 @dataclass
 class StateChange:
@@ -86,15 +104,17 @@ class StateChange:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values that ``json.dumps`` takes."""
-        return {"event": "state", "region": self.region, **self.change.to_json()}
+        change = self.change.to_json()
+        return {"event": "state", "region": self.region, **change, "time": round(self.change.time, 4)}
 
 
 @dataclass
 class Description:
     """What was said of region ``region`` from ``start`` to ``end``, in seconds.
 
-    ``texts``: task -> language -> answer; none where the object was out of sight for the whole clip. ``state`` is that
-    at the end. ``reason``: what made the stream speak.
+    ``texts``: task -> language -> answer; none where the object was out of sight in all frames since ``start``, and
+    where none came. ``state`` is that at the end: ``present``, ``occluded`` or ``lost``. ``reason``: what made the
+    stream speak. ``latency_ms``: of this caption, by stage.
     """
 
     region: int

@@ -7,35 +7,45 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
 from pam_kit.atomic_files import whole_file
-from pam_kit.contracts import PerceivedTokens, RegionFeatures
-from pam_kit.errors import CheckpointError
+from pam_kit.contracts import PerceivedTokens, RegionFeatures, RegionPrompt
+from pam_kit.errors import CheckpointError, PamKitError
 from pam_kit.inference.presence import PresenceTracker
 from pam_kit.inference.stream_clip import ClipReading
 from pam_kit.inference.stream_records import StreamSettings
 from pam_kit.inference.streamer import Followed, RegionStream
+from pam_kit.inference.triggers import Trigger
 from pam_kit.model import RegionVLM
 
 _FORMAT = "pam-kit stream 1"
-_MEMORY, _NEWEST = "memory/", "newest/"
+_MEMORY, _NEWEST, _TRIGGER, _PENDING = "memory/", "newest/", "trigger/", "pending/"
+_CLIP = ("start", "first", "count", "carried", "seen")
+# So many values of each parameter tell models apart.
+_LOOKED_AT = 8
 
 
-def save_stream(stream: RegionStream, path: str | Path) -> None:
-    """Write the stream to ``path``, one safetensors file, whole or not at all.
+def save_stream(stream: RegionStream, path: str | Path, trigger: Trigger | None = None) -> None:
+    """Write the stream, and what ``trigger`` remembers, to ``path``, one safetensors file, whole or not at all.
 
-    It holds what the stream has in memory; not the model, and not the times that were measured. A prompt that waits for
-    the next frame is given again. The model must be the same when it is loaded.
+    It holds what the stream has in memory; not the model, which must be the same when it is loaded, and not the times
+    that were measured. Raises PamKitError where the file cannot be written.
     """
     tensors = {_MEMORY + name: value for name, value in stream.follower.memory.tensors().items()}
     if stream.newest is not None:
         tensors |= {_NEWEST + name: value for name, value in _named(stream.newest)}
     for one in stream.followed:
         tensors |= {_clip(one.number) + name: value for name, value in _clip_tensors(one.clip)}
+    state = trigger.state() if trigger else {}
+    arrays = {name: value for name, value in state.items() if isinstance(value, np.ndarray)}
+    tensors |= {_TRIGGER + name: torch.from_numpy(value) for name, value in arrays.items()}
+    masks = {number: prompt.mask for number, prompt in stream.pending.items() if prompt.mask is not None}
+    tensors |= {f"{_PENDING}{number}": torch.from_numpy(mask) for number, mask in masks.items()}
     facts = {
         "settings": asdict(stream.settings),
         "frames": stream.frames,
@@ -44,29 +54,46 @@ def save_stream(stream: RegionStream, path: str | Path) -> None:
         "last_number": stream.last_number,
         "unread": sorted(stream.unread),
         "regions": [_region_facts(one) for one in stream.followed],
+        "pending": {number: _prompt_facts(prompt) for number, prompt in stream.pending.items()},
+        "trigger": {name: value for name, value in state.items() if name not in arrays},
         "model": _fingerprint(stream.model),
     }
     # Tensors that are views of others, as rows of a batch are, have to stand alone in the file.
     alone = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
-    with whole_file(Path(path)) as file:
-        file.write(save(alone, {"format": _FORMAT, "facts": json.dumps(facts)}))
+    try:
+        with whole_file(Path(path)) as file:
+            file.write(save(alone, {"format": _FORMAT, "facts": json.dumps(facts)}))
+    except OSError as error:
+        raise PamKitError(f"the stream cannot be saved to {path}: {error.strerror or error}") from error
 
 
-def load_stream(model: RegionVLM, path: str | Path, device: torch.device | str | None = None) -> RegionStream:
+def load_stream(
+    model: RegionVLM, path: str | Path, device: torch.device | str | None = None, trigger: Trigger | None = None
+) -> RegionStream:
     """The stream that ``save_stream`` wrote, with the model that it was made with.
 
-    Raises CheckpointError for a file that is missing, cut off, no stream, or one of another model.
+    Args:
+        trigger: goes on as the one that was saved with the stream; as it is, where none was.
+
+    Raises:
+        CheckpointError: the file is missing, cut off, no stream, or one of another model.
+        PamKitError: the trigger that was saved has other arguments.
     """
     tensors, facts = _read(Path(path))
     if facts["model"] != _fingerprint(model):
         raise CheckpointError(f"{path} is a stream of another model; load it with the run that it was made with")
+    if trigger is not None and facts["trigger"]:
+        arrays = {name: value.numpy() for name, value in _below(tensors, _TRIGGER).items()}
+        trigger.restore(facts["trigger"] | arrays)
     settings = facts["settings"]
     settings |= {name: tuple(settings[name]) for name in ("tasks", "languages")}
     stream = RegionStream(model, StreamSettings(**settings), device)
     tensors = {name: value.to(stream.device) for name, value in tensors.items()}
     stream.frames, stream.time, stream.last_number = facts["frames"], facts["time"], facts["last_number"]
     stream.size = None if facts["size"] is None else (facts["size"][0], facts["size"][1])
-    stream.unread = set(facts["unread"])
+    stream.unread, stream.begun = set(facts["unread"]), max(stream.time, 0.0)
+    masks = _below(tensors, _PENDING)
+    stream.pending = {int(n): _prompt(one, masks.get(n)) for n, one in facts["pending"].items()}
     stream.follower.memory.restore(_below(tensors, _MEMORY))
     newest = _below(tensors, _NEWEST)
     stream.newest = RegionFeatures(**newest) if newest else None
@@ -101,14 +128,15 @@ def _region_facts(one: Followed) -> dict[str, Any]:
         "history": one.history,
         "box": one.box,
         "anew": one.anew,
-        "clip": {"start": clip.start, "count": clip.count, "seen": clip.seen},
+        "clip": {name: getattr(clip, name) for name in _CLIP},
         "grid": None if clip.last is None else clip.last.grid,
     }
 
 
 def _region(stream: RegionStream, facts: dict[str, Any], tensors: dict[str, Tensor]) -> Followed:
     clip = ClipReading(stream.follower, facts["clip"]["start"])
-    clip.count, clip.seen = facts["clip"]["count"], facts["clip"]["seen"]
+    for name in _CLIP:
+        setattr(clip, name, facts["clip"][name])
     clip.reading.restore(_below(tensors, "reading/"))
     last = _below(tensors, "last/")
     if last:
@@ -116,6 +144,19 @@ def _region(stream: RegionStream, facts: dict[str, Any], tensors: dict[str, Tens
     box = None if facts["box"] is None else tuple(facts["box"])
     presence = PresenceTracker.from_state(facts["presence"])
     return Followed(facts["number"], presence, clip, facts["history"], box, facts["anew"])
+
+
+def _prompt_facts(prompt: RegionPrompt) -> dict[str, Any]:
+    return {"box": prompt.box, "points": prompt.points, "labels": prompt.labels}
+
+
+def _prompt(facts: dict[str, Any], mask: Tensor | None) -> RegionPrompt:
+    return RegionPrompt(
+        box=None if facts["box"] is None else tuple(facts["box"]),
+        points=tuple((x, y) for x, y in facts["points"]),
+        labels=tuple(facts["labels"]),
+        mask=None if mask is None else mask.cpu().numpy(),
+    )
 
 
 def _below(tensors: dict[str, Tensor], start: str) -> dict[str, Tensor]:
@@ -137,10 +178,9 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def _fingerprint(model: RegionVLM) -> str:
-    """Tells models apart: names and shapes of all parameters, and the values of the prefix, which all stages train."""
+    """Tells models apart: names, shapes and the first few values of all parameters."""
     digest = hashlib.sha256()
     for name, parameter in model.named_parameters():
         digest.update(f"{name} {tuple(parameter.shape)};".encode())
-    for parameter in model.prefix.parameters():
-        digest.update(parameter.detach().float().cpu().numpy().tobytes())
+        digest.update(parameter.detach().flatten()[:_LOOKED_AT].float().cpu().numpy().tobytes())
     return digest.hexdigest()

@@ -23,7 +23,7 @@ from pam_kit.model import RegionVLM
 class Followed:
     """One region of the stream: its clip so far, what was said of it by language, the box of its last mask.
 
-    ``anew``: the backbone forgets it, and the next frame points at that box.
+    ``anew``: with the next frame a clip begins for which the backbone forgets it and is pointed at that box.
     """
 
     number: int
@@ -74,7 +74,7 @@ class RegionStream:
         self.follower = RegionFollower(self.model, self.latency)
         self.followed: list[Followed] = []
         self.pending: dict[int, RegionPrompt] = {}
-        self.frames, self.time = 0, -1.0
+        self.frames, self.time, self.begun = 0, -1.0, 0.0
         self.size: tuple[int, int] | None = None
         self.newest: RegionFeatures | None = None
         self.unread: set[int] = set()
@@ -84,6 +84,11 @@ class RegionStream:
     def regions(self) -> list[int]:
         """The numbers of the regions that are followed."""
         return [one.number for one in self.followed]
+
+    @property
+    def unspoken(self) -> bool:
+        """Whether there were frames of some region since it was last described."""
+        return bool(self.unread) or any(one.clip.count > one.clip.carried for one in self.followed)
 
     def prompt(self, prompt: RegionPrompt, region: int | None = None) -> int:
         """Point at an object in the frame that is pushed next; returns its number.
@@ -100,11 +105,13 @@ class RegionStream:
         return region
 
     def remove(self, region: int) -> None:
-        """Follow a region no longer."""
+        """Follow a region no longer, and do not point at it in the next frame."""
+        if self.pending.pop(region, None) is not None and region not in self.regions:
+            return
         row = self._row(region)
         rows = [i for i in range(len(self.followed)) if i != row]
         self.follower.memory.keep(rows)
-        self.newest = None if self.newest is None else self.newest.of_rows(rows)
+        self.newest = self.newest.of_rows(rows) if rows and self.newest is not None else None
         self.unread = {place for place, old in enumerate(rows) if old in self.unread}
         self.followed = [self.followed[old] for old in rows]
 
@@ -119,27 +126,31 @@ class RegionStream:
         self._check_pending(image)
         report = FrameReport(self.frames, time)
         if self.followed or self.pending:
-            self._follow(image, report)
+            with self.latency.work():
+                self._follow(image, report)
         self.frames, self.time, self.size = self.frames + 1, time, (image.shape[0], image.shape[1])
         report.latency_ms = self.latency.taken(FRAME_STAGES)
         return report
 
     def clip_is_full(self) -> bool:
-        """Whether some region's clip has as many frames as it may have, but for the newest one."""
-        return any(one.clip.count >= self._room() for one in self.followed)
+        """Whether some region's clip has as many frames as it may have, the newest one, which is due, included."""
+        every, most = self.settings.read_every, self.settings.clip_frames
+        return any(one.clip.is_full(self.time, every, most) for one in self.followed)
 
     def describe(self, regions: Sequence[int] | None = None, reason: str = "asked") -> list[Description]:
         """What the regions (all of them by default) did since they were last described; their next clips begin.
 
-        The newest frame is the last of the clip. Of an object that was out of sight for the whole clip nothing is said.
+        The newest frame is the last of the clip. Of an object that was out of sight in all frames since, and where no
+        frame came since, nothing is said.
         """
         rows = range(len(self.followed)) if regions is None else [self._row(region) for region in regions]
-        return [self._describe(row, reason) for row in rows]
+        with self.latency.work():
+            return [self._describe(row, reason) for row in rows]
 
     def summary(self) -> dict[str, Any]:
         """Frames, seconds of the stream and of work, the real-time factor (work over stream; below 1 keeps up), and
-        milliseconds by stage."""
-        length = max(self.time, 0.0)
+        milliseconds by stage. Of a stream that was brought back all but ``frames`` is since then."""
+        length = max(self.time - self.begun, 0.0)
         busy = self.latency.busy()
         return {
             "frames": self.frames,
@@ -151,33 +162,30 @@ class RegionStream:
 
     def _describe(self, row: int, reason: str) -> Description:
         one, asked_at = self.followed[row], self.latency.now()
-        self.latency.taken(FRAME_STAGES + CAPTION_STAGES)
         if row in self.unread:
-            self._read([row])
+            self._read([row], self.time)
         clip, asking = one.clip, self._asking()
         answers = clip.ask(asking, one.history, asked_at) if clip.seen else []
         texts: dict[str, dict[str, GeneratedText]] = {}
         asked = asking.questions({})
         for task, language, answer in zip(asked.tasks, asked.languages, answers, strict=bool(answers)):
             texts.setdefault(task, {})[language] = answer
-        spoken = self.latency.taken(CAPTION_STAGES)
         if self.settings.history:
-            one.history |= {language: said.text for language, said in texts.get(asking.tasks[0], {}).items()}
-        one.clip, one.anew = clip.following(self.settings.carry, self.time), not self.settings.memory
-        return Description(
-            one.number, clip.start, self.time, one.presence.status or LOST, reason, clip.count, texts, spoken
-        )
+            one.history |= {language: said.text for language, said in texts.get("caption", {}).items()}
+        carry = self.settings.carry and self.settings.clip_frames > 1
+        one.clip, one.anew = clip.following(carry, self.time), not self.settings.memory
+        self.latency.taken(FRAME_STAGES)  # those of a caption are no frame's
+        spoken = self.latency.taken(CAPTION_STAGES)
+        state = one.presence.status or LOST
+        return Description(one.number, clip.start, self.time, state, reason, clip.count, texts, spoken)
 
     def _asking(self) -> Asking:
         return Asking(self.settings.tasks, self.settings.languages, self.settings.max_new_tokens)
 
-    def _room(self) -> int:
-        """Frames of a clip that are read on the way: the newest one has to find room at its end."""
-        return max(1, self.settings.clip_frames - 1)
-
     def _checked(self, image: np.ndarray, time: float | None) -> float:
         """The frame's time. Raises PamKitError for a frame that cannot follow the last one."""
-        if not isinstance(image, np.ndarray) or image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+        is_picture = isinstance(image, np.ndarray) and image.ndim == 3 and image.shape[2] == 3 and image.size
+        if not is_picture or image.dtype != np.uint8:
             given = f"{image.shape} {image.dtype}" if isinstance(image, np.ndarray) else type(image).__name__
             raise PamKitError(f"a frame must be an (H, W, 3) uint8 RGB array, not {given}")
         if self.size is not None and image.shape[:2] != self.size:
@@ -188,9 +196,9 @@ class RegionStream:
         if time is None:
             return self.time + 1 / self.settings.frame_rate if self.frames else 0.0
         if not np.isfinite(time) or time < max(self.time, 0.0):
+            before = f"behind one of {self.time:g} s" if self.frames else "the first one"
             raise PamKitError(
-                f"frame {self.frames} is of {time} s, the frame before it of {max(self.time, 0.0):g} s; "
-                "times are seconds, finite and never falling"
+                f"frame {self.frames}, {before}, is of {time} s; times are seconds, finite, from 0 up and never falling"
             )
         return float(time)
 
@@ -214,23 +222,22 @@ class RegionStream:
             self.followed.append(Followed(number, presence, ClipReading(self.follower, report.time)))
         self._note(image.shape[:2], features, report)
         self.newest, self.unread = features, set(range(len(self.followed)))
-        due = [
-            row for row, one in enumerate(self.followed) if one.number in self.pending or self._due(one, report.time)
-        ]
-        self._read(due)
+        due = [row for row, one in enumerate(self.followed) if self._due(one, report.time)]
+        self._read(due, report.time)
         self.pending.clear()
         report.pointed = prompts
         report.read = [self.followed[row].number for row in due]
 
     def _prompts(self) -> dict[int, RegionPrompt]:
-        """What is pointed at in the next frame. Regions that begin anew leave the backbone's memory and join behind."""
+        """What is pointed at in the next frame. Regions that begin anew leave the backbone's memory and join behind;
+        one of which no box is known is followed on."""
         anew = [one for one in self.followed if one.anew and (one.box is not None or one.number in self.pending)]
         if anew:
             staying = [row for row, one in enumerate(self.followed) if one not in anew]
             self.follower.memory.keep(staying)
             self.followed = [self.followed[row] for row in staying] + anew
         boxes = {one.number: RegionPrompt(box=one.box) for one in anew}
-        for one in anew:
+        for one in self.followed:
             one.anew = False
         return boxes | self.pending
 
@@ -247,15 +254,18 @@ class RegionStream:
                 report.transitions[one.number] = changes
 
     def _due(self, one: Followed, time: float) -> bool:
-        return one.clip.due(time, self.settings.read_every, self._room())
+        """A frame in which the region is pointed at is read whatever its time."""
+        if not one.clip.has_room(self.settings.clip_frames):
+            return False
+        return one.number in self.pending or one.clip.is_due(time, self.settings.read_every)
 
-    def _read(self, rows: Sequence[int]) -> None:
-        """Let the decoder read what the newest frame shows of some regions."""
+    def _read(self, rows: Sequence[int], time: float) -> None:
+        """Let the decoder read what the newest frame, of ``time``, shows of some regions."""
         if not rows or self.newest is None:
             return
         tokens = self.follower.perceived(self.newest.of_rows(rows))
         for place, row in enumerate(rows):
-            self.followed[row].clip.add(tokens.of_rows([place]))
+            self.followed[row].clip.add(tokens.of_rows([place]), time)
         self.unread -= set(rows)
 
     def _row(self, region: int) -> int:

@@ -1,6 +1,7 @@
 """Point at objects anywhere in a video; get a mask for every frame, and texts."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,7 +17,13 @@ from pam_kit.inference.latency import Latency
 from pam_kit.inference.predictor import RegionPredictor
 from pam_kit.inference.presence import PresenceTracker
 from pam_kit.inference.stream_clip import Asking
-from pam_kit.inference.video_result import FramePrompt, RegionFrame, VideoPrediction, VideoRegionPrediction
+from pam_kit.inference.video_result import (
+    FramePrompt,
+    RegionFrame,
+    VideoPrediction,
+    VideoRegionPrediction,
+    prompts_by_frame,
+)
 from pam_kit.model import RegionVLM
 
 Progress = Callable[..., Iterable]
@@ -27,7 +34,7 @@ class _Followed:
     """One region on its way: where it is pointed at, what was seen of it, what of it will be read."""
 
     region: int
-    prompts: list[FramePrompt]
+    prompts: dict[int, RegionPrompt]
     choice: FrameChoice
     seen: dict[int, RegionFrame] = field(default_factory=dict)
     tokens: dict[int, Tensor] = field(default_factory=dict)
@@ -35,7 +42,7 @@ class _Followed:
     @property
     def first(self) -> int:
         """The frame in which it is first pointed at, and which is read like a picture."""
-        return self.prompts[0].frame
+        return min(self.prompts)
 
     def read_order(self) -> list[int]:
         """The prompted frame, then the others in the order of time."""
@@ -93,26 +100,27 @@ class VideoPredictor:
             PromptError: a prompt does not fit its frame, or its frame is not there.
             VideoError: the video cannot be read.
         """
-        opened = source if isinstance(source, VideoSource) else open_video(source)
+        opened = nullcontext(source) if isinstance(source, VideoSource) else open_video(source)
         with opened as video:
             count = video.num_frames or sum(1 for _ in video.frames())
-            followed = _by_region(prompts, count, frames, sampler)
+            followed = _by_region(prompts, video, count, frames, sampler)
             latency = Latency(self.device)
             first, last = min(one.first for one in followed), max(one.first for one in followed)
             ahead = progress(video.frames(first), total=count - first, desc="forward")
             self._follow(ahead, followed, latency, forward=True)
+            _check_reached(followed, video)
             if last > 0:
                 back = progress(video.reversed(last), total=last + 1, desc="backward")
                 self._follow(back, followed, latency, forward=False)
-            seen = max(index for one in followed for index in one.seen) + 1 if followed[0].seen else 0
             asked = Asking(tuple(tasks), tuple(languages), max_new_tokens)
-            texts = self._texts(followed, asked, history or {})
+            with latency.stage("decode"):
+                texts = self._texts(followed, asked, history or {})
             return VideoPrediction(
                 source=video.name,
                 width=video.width,
                 height=video.height,
                 frame_rate=video.frame_rate,
-                num_frames=seen,
+                num_frames=len(followed[0].seen),
                 regions=[_result(one, said) for one, said in zip(followed, texts, strict=True)],
                 damage=video.damage,
                 latency=latency.summary(),
@@ -122,18 +130,15 @@ class VideoPredictor:
         """One pass; a region joins in the frame in which it is first pointed at."""
         follower, rows = RegionFollower(self.model, latency), []
         for frame in frames:
-            joining = [one for one in followed if one.first == frame.index]
-            rows += joining
-            again = [one for one in rows if forward and one not in joining]
+            rows += [one for one in followed if one.first == frame.index]
+            # On the way back a region is pointed at only where it was first: later prompts lie behind it.
             pointing = [
-                (rows.index(one), prompt)
-                for one in joining + again
-                if (prompt := _combined(one.prompts, frame.index)) is not None
+                (i, one.prompts[frame.index])
+                for i, one in enumerate(rows)
+                if frame.index in one.prompts and (forward or frame.index == one.first)
             ]
-            if not rows:
-                continue
             regions = follower.step(frame.image, pointing)
-            new = [i for i, one in enumerate(rows) if forward or one not in joining]
+            new = [i for i, one in enumerate(rows) if forward or frame.index != one.first]
             self._note(follower, regions, frame, rows, new)
 
     def _note(
@@ -165,8 +170,10 @@ class VideoPredictor:
         return texts
 
 
-def _by_region(prompts: Sequence[FramePrompt], count: int, frames: int, sampler: str) -> list[_Followed]:
-    """The regions in ascending order, each with its prompts in the order of time."""
+def _by_region(
+    prompts: Sequence[FramePrompt], video: VideoSource, count: int, frames: int, sampler: str
+) -> list[_Followed]:
+    """The regions in ascending order, each with its prompts."""
     if not prompts:
         raise PromptError("nothing to look at: give at least one prompt")
     for one in prompts:
@@ -175,30 +182,21 @@ def _by_region(prompts: Sequence[FramePrompt], count: int, frames: int, sampler:
                 f"region {one.region} is pointed at in frame {one.frame} of a video of {count} frames; "
                 f"frames are numbered 0 to {count - 1}"
             )
-    followed = []
-    for region in sorted({one.region for one in prompts}):
-        own = sorted((one for one in prompts if one.region == region), key=lambda one: one.frame)
-        followed.append(_Followed(region, own, frame_choice(sampler, count, frames, own[0].frame)))
-    return followed
+    pointed: dict[int, dict[int, RegionPrompt]] = {}
+    for frame, by_region in prompts_by_frame(prompts, video.width, video.height).items():
+        for region, prompt in by_region.items():
+            pointed.setdefault(region, {})[frame] = prompt
+    return [
+        _Followed(region, own, frame_choice(sampler, count, frames, min(own)))
+        for region, own in sorted(pointed.items())
+    ]
 
 
-def _combined(prompts: Sequence[FramePrompt], frame: int) -> RegionPrompt | None:
-    """All that is said about a region in a frame as one prompt; None where nothing is."""
-    here = [one.prompt for one in prompts if one.frame == frame]
-    if not here:
-        return None
-    boxes, masks = [p.box for p in here if p.box is not None], [p.mask for p in here if p.mask is not None]
-    if len(boxes) > 1 or len(masks) > 1:
-        raise PromptError(
-            f"region {prompts[0].region} has {len(boxes)} boxes and {len(masks)} masks in frame {frame}; "
-            "a region has at most one of each in a frame"
-        )
-    return RegionPrompt(
-        box=boxes[0] if boxes else None,
-        points=tuple(point for p in here for point in p.points),
-        labels=tuple(label for p in here for label in p.labels),
-        mask=masks[0] if masks else None,
-    )
+def _check_reached(followed: list[_Followed], video: VideoSource) -> None:
+    for one in followed:
+        if one.first not in one.seen:
+            why = video.damage or f"{video.name} ends before it"
+            raise PromptError(f"region {one.region} is pointed at in frame {one.first}, which cannot be read: {why}")
 
 
 def _wants(one: _Followed, index: int, seen: SeenRegion) -> bool:
@@ -212,4 +210,5 @@ def _result(one: _Followed, texts: dict[str, dict[str, GeneratedText]]) -> Video
     frames = [one.seen[index] for index in sorted(one.seen)]
     presence = PresenceTracker(first_frame=frames[0].index)
     transitions = [change for f in frames for change in presence.update(f.object_score, f.area, f.time)]
-    return VideoRegionPrediction(one.region, one.prompts, frames, transitions, one.read_order(), texts)
+    prompts = [FramePrompt(one.region, frame, prompt) for frame, prompt in one.prompts.items()]
+    return VideoRegionPrediction(one.region, prompts, frames, transitions, one.read_order(), texts)

@@ -1,5 +1,6 @@
 """What the model says about regions of a video: a mask for every frame, when each was out of sight, and the texts."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -7,7 +8,8 @@ import numpy as np
 
 from pam_kit.contracts import GeneratedText, RegionPrompt
 from pam_kit.data.masks import decode_rle, encode_rle
-from pam_kit.inference.following import SeenRegion
+from pam_kit.errors import PromptError
+from pam_kit.inference.following import SeenRegion, tight_box
 from pam_kit.inference.presence import Transition, out_of_sight
 from pam_kit.inference.result import prompt_json, texts_json
 
@@ -24,6 +26,38 @@ class FramePrompt:
     prompt: RegionPrompt
 
 
+def prompts_by_frame(prompts: Sequence[FramePrompt], width: int, height: int) -> dict[int, dict[int, RegionPrompt]]:
+    """Frame -> region -> all that is said about it there as one prompt; frames and regions in ascending order.
+
+    Raises PromptError where a region has two boxes or two masks in a frame, or a prompt does not fit frames of this
+    size in pixels.
+    """
+    places = sorted({(one.frame, one.region) for one in prompts})
+    found: dict[int, dict[int, RegionPrompt]] = {}
+    for frame, region in places:
+        here = [one.prompt for one in prompts if (one.frame, one.region) == (frame, region)]
+        try:
+            combined = _combined(here)
+            combined.check(width=width, height=height)
+        except PromptError as error:
+            raise PromptError(f"region {region}, pointed at in frame {frame}: {error}") from None
+        found.setdefault(frame, {})[region] = combined
+    return found
+
+
+def _combined(prompts: Sequence[RegionPrompt]) -> RegionPrompt:
+    boxes = [one.box for one in prompts if one.box is not None]
+    masks = [one.mask for one in prompts if one.mask is not None]
+    if len(boxes) > 1 or len(masks) > 1:
+        raise PromptError(f"it has {len(boxes)} boxes and {len(masks)} masks there; at most one of each is taken")
+    return RegionPrompt(
+        box=boxes[0] if boxes else None,
+        points=tuple(point for one in prompts for point in one.points),
+        labels=tuple(label for one in prompts for label in one.labels),
+        mask=masks[0] if masks else None,
+    )
+
+
 @dataclass(frozen=True)
 class RegionFrame:
     """A region in one frame: its mask as COCO's compressed run-length encoding, None where it is not in sight."""
@@ -38,12 +72,12 @@ class RegionFrame:
 
     @classmethod
     def of(cls, seen: SeenRegion, index: int, time: float) -> "RegionFrame":
-        mask, box = seen.mask(), seen.box()
-        visible = box is not None
+        mask = seen.mask()
+        box = tight_box(mask)
         return cls(
             index=index,
             time=time,
-            segmentation=encode_rle(mask) if visible else None,
+            segmentation=None if box is None else encode_rle(mask),
             iou=seen.iou,
             object_score=seen.object_score,
             area=int(mask.sum()),
