@@ -4,10 +4,11 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 RECIPE ?= pam_tiny
 
-.PHONY: help install fit test lint typecheck wheel clean
+.PHONY: help install fit fit-video test lint typecheck wheel clean
 
 help:
 	@echo "make fit        train $(RECIPE) (RECIPE=... to choose another) and score it"
+	@echo "make fit-video  the same for pam_tiny_video, which follows objects through videos"
 	@echo "make test       run the tests"
 	@echo "make lint       ruff and mypy"
 	@echo "make wheel      build dist/*.whl"
@@ -33,6 +34,9 @@ install: $(VENV)/.kit
 
 fit: $(VENV)/.kit
 	$(BIN)/pam-kit fit $(RECIPE)
+
+fit-video:
+	$(MAKE) fit RECIPE=pam_tiny_video
 
 test: $(VENV)/.test
 	$(BIN)/pytest

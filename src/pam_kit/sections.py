@@ -56,10 +56,16 @@ class DataSection:
     regions_per_image: int = 4
     # at most this many questions about a region a step, of different tasks and languages
     questions_per_region: int = 1
+    # where a new vocabulary is learned from besides the training sets, such as a later stage's: names of datasets, with
+    # their default arguments, or questions for the words of the questions
+    vocabulary_from: list[str] = field(default_factory=list)
     # processes that read samples and draw their prompts and questions
     num_workers: int = 1
     # frames of a clip whose tokens are read; a shorter clip is read whole
     clip_frames: int = 16
+    # samples of an optimiser step are alike in length, where a set knows the lengths of its samples, as clips does:
+    # there is less padding, and devices wait less for each other
+    group_by_length: bool = False
     # a region is tracked through the frames that are read, or through all of its clip, as released PAM does
     clip_tracking: Literal["read", "all"] = "read"
     # further training sets by name; every optimiser step reads one set

@@ -214,3 +214,21 @@ def test_clips_become_a_batch_of_their_own():
     assert all(tensor.is_meta for tensor in there) and not batch.clip_index.is_meta
     with pytest.raises(PamKitError, match="pictures or clips, not both"):
         collate_training([long, Drawn(long.item.first)], GEOMETRY)
+
+
+def test_lengths_are_frames_first_then_characters(tmp_path):
+    lines = [
+        {
+            "frames": ["a.png"] * 3,
+            "regions": [{"id": "0", "box": [0, 0, 4, 4], "texts": {"caption": {"en": "x" * 50}}}],
+        },
+        {"frames": ["a.png"] * 30, "regions": [{"id": "0", "box": [0, 0, 4, 4], "texts": {"caption": {"en": "x"}}}]},
+        {"frames": ["a.png"] * 3, "regions": [{"id": "0", "box": [0, 0, 4, 4], "texts": {"caption": {"zh": "x" * 9}}}]},
+        {"frames": []},
+    ]
+    path = tmp_path / "clips.jsonl"
+    path.write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
+    lengths = ClipDataset(str(path)).lengths(16)
+    assert np.argsort(lengths).tolist() == [3, 2, 0, 1] and lengths[3] == 0
+    # Behind the frames that are read, no frame counts.
+    assert ClipDataset(str(path)).lengths(3)[1] < ClipDataset(str(path)).lengths(3)[2]

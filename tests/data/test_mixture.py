@@ -5,7 +5,7 @@ from math import sqrt
 import numpy as np
 import pytest
 
-from pam_kit.data.mixture import Mixture
+from pam_kit.data.mixture import Mixture, alike
 from pam_kit.errors import BrokenSample, PamKitError
 
 
@@ -74,3 +74,35 @@ def test_sets_that_cannot_be_mixed_are_refused():
         mixture(sizes=(3, 0))
     with pytest.raises(PamKitError, match="above 0"):
         mixture(shares=(1.0, 0.0))
+
+
+def test_samples_of_a_step_are_alike_where_lengths_are_known():
+    lengths = np.random.default_rng(3).integers(1, 1000, 600)
+    sets = [Numbers(600), Numbers(600, 1000)]
+    grouped = Mixture(sets, (0.5, 0.5), 6, 0, [lengths, None])
+    plain = Mixture(sets, (0.5, 0.5), 6, 0)
+    spread: dict[str, list[int]] = {"grouped": [], "plain": []}
+    seen = []
+    for step in range(400):
+        for name, mixed in (("grouped", grouped), ("plain", plain)):
+            places = [mixed.place(6 * step + offset) for offset in range(6)]
+            if places[0].number == 0 and places[0].epoch == places[-1].epoch == 0:
+                spread[name].append(int(np.ptp([lengths[place.sample] for place in places])))
+                seen += [place.sample for place in places if name == "grouped"]
+    # A window of 192 samples between 1 and 999 leaves 6 neighbours about 30 apart; six at random, about 700.
+    assert np.mean(spread["grouped"]) < 60 and np.mean(spread["plain"]) > 500
+    assert sorted(seen) == list(range(600))
+    # The set whose lengths nobody knows is read as before.
+    assert all(
+        grouped.place(position) == plain.place(position)
+        for position in range(2000)
+        if plain.place(position).number == 1
+    )
+
+
+@pytest.mark.parametrize("count", [0, 1, 5, 6, 7, 191, 192, 193, 500])
+def test_alike_reorders_and_loses_nothing(count):
+    rng = np.random.default_rng(count)
+    order, lengths = rng.permutation(count), rng.integers(1, 9, count)
+    sorted_order = alike(order, lengths, 6, rng)
+    assert sorted(sorted_order.tolist()) == list(range(count))

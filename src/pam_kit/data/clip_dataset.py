@@ -16,6 +16,9 @@ from pam_kit.data.schema import SampleRecord, parse_line
 from pam_kit.errors import BrokenSample
 from pam_kit.registry import register
 
+# A frame more outweighs any text.
+_MOST_CHARACTERS = 4096
+
 
 @register(
     "dataset",
@@ -63,6 +66,22 @@ class ClipDataset:
     def __getitem__(self, index: int) -> ClipSample:
         tolerance = BOX_TOLERANCE if self._format == "pam_data" else 0.0
         return load_clip(self.record(index), self._root, tolerance)
+
+    def lengths(self, max_frames: int) -> list[int]:
+        """How long each clip is when at most ``max_frames`` frames are read: by frames, then by characters of its texts.
+
+        Reads all lines once, and no frame but for the sizes that pam_streaming needs; a broken clip has length 0, and a
+        part of a video file counts as ``max_frames`` long.
+        """
+        return [self._length(index, max_frames) for index in range(len(self))]
+
+    def _length(self, index: int, max_frames: int) -> int:
+        try:
+            record = self.record(index)
+        except BrokenSample:
+            return 0
+        frames = min(max_frames, len(record.frames)) if record.frames else max_frames
+        return frames * _MOST_CHARACTERS + min(_MOST_CHARACTERS - 1, max(map(len, record.texts()), default=0))
 
     def texts(self) -> Iterator[str]:
         """All texts of all readable clips; a broken one is reported where it is read as a sample."""

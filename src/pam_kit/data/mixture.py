@@ -10,6 +10,8 @@ from pam_kit.data.schema import RegionDataset, has_clips
 from pam_kit.errors import BrokenSample, PamKitError
 
 _BLOCK = 4096
+# Samples are sorted by length among those of so many steps: alike in a step, and still in another order every pass.
+_STEPS_SORTED = 32
 
 
 class Place(NamedTuple):
@@ -18,6 +20,24 @@ class Place(NamedTuple):
     number: int
     epoch: int
     sample: int
+
+
+def alike(order: np.ndarray, lengths: np.ndarray, step_size: int, rng: np.random.Generator) -> np.ndarray:
+    """``order`` changed so that the samples of a step are of like lengths; the steps come in a drawn order.
+
+    Args:
+        order: (n,) the samples of a pass, drawn.
+        lengths: (n,) of these samples.
+    """
+    window = _STEPS_SORTED * step_size
+    steps = []
+    for start in range(0, len(order), window):
+        part = order[start : start + window]
+        part = part[np.argsort(lengths[start : start + window], kind="stable")]
+        full = len(part) // step_size * step_size
+        whole = part[:full].reshape(-1, step_size)
+        steps += [whole[rng.permutation(len(whole))].ravel(), part[full:]]
+    return np.concatenate(steps) if steps else order
 
 
 class Mixture:
@@ -31,10 +51,19 @@ class Mixture:
         shares: of the steps, one for each set; they need not sum to 1.
         step_size: samples an optimiser step, over all devices.
         seed: of the draws and orders.
+        lengths: for each set how long its samples are, so that those of a step are alike; None leaves it to chance.
     """
 
-    def __init__(self, sets: Sequence[RegionDataset], shares: Sequence[float], step_size: int, seed: int):
+    def __init__(
+        self,
+        sets: Sequence[RegionDataset],
+        shares: Sequence[float],
+        step_size: int,
+        seed: int,
+        lengths: Sequence[np.ndarray | None] | None = None,
+    ):
         self.sets, self.step_size, self.seed = list(sets), step_size, seed
+        self.lengths = list(lengths or [None] * len(self.sets))
         if any(share <= 0 for share in shares):
             raise PamKitError(f"the shares of training sets must be above 0, not {list(shares)}")
         for dataset in self.sets:
@@ -96,6 +125,10 @@ class Mixture:
         known, order = self._orders.get(number, (-1, np.zeros(0)))
         if known != epoch:
             key = [self.seed, 1, epoch, number] if number else [self.seed, 1, epoch]
-            order = np.random.default_rng(key).permutation(len(self.sets[number]))
+            rng = np.random.default_rng(key)
+            order = rng.permutation(len(self.sets[number]))
+            lengths = self.lengths[number]
+            if lengths is not None:
+                order = alike(order, lengths[order], self.step_size, rng)
             self._orders[number] = (epoch, order)
         return order

@@ -12,6 +12,7 @@ from pam_kit.checkpoints import LeftOut, find_left_out, save_model, start_from
 from pam_kit.contracts import ClipBatch
 from pam_kit.data.broken import BrokenLedger
 from pam_kit.data.mixture import Mixture
+from pam_kit.data.vocabulary import vocabulary_texts
 from pam_kit.errors import RecipeError
 from pam_kit.model import RegionVLM
 from pam_kit.recipe import resolved_yaml
@@ -91,7 +92,7 @@ def _model(recipe: Recipe, mixture: Mixture, point: ResumePoint | None, say) -> 
         for part, fate in start_from(model, recipe, recipe.init_from).items():
             say(f"init_from {recipe.init_from}: {part} {fate}")
     if model.decoder.needs_vocabulary():
-        model.decoder.learn_vocabulary(mixture.texts())
+        model.decoder.learn_vocabulary(vocabulary_texts(recipe.data, mixture))
     return model
 
 

@@ -3,14 +3,17 @@
 from functools import partial
 
 import lightning
+import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
 from pam_kit.data.mixture import Mixture
 from pam_kit.data.prepare import Geometry
+from pam_kit.data.schema import RegionDataset, has_videos
 from pam_kit.data.training import EndlessPositions, TrainingView, collate_training
+from pam_kit.errors import RecipeError
 from pam_kit.registry import find
-from pam_kit.sections import DATASET_SLOT, ComponentChoice, Recipe
+from pam_kit.sections import DATASET_SLOT, ComponentChoice, DataSection, Recipe
 from pam_kit.training.module import RegionTrainer
 from pam_kit.training.steps import Counts, StepBatches
 
@@ -21,7 +24,16 @@ def training_sets(recipe: Recipe) -> Mixture:
     chosen = [section.train, *(mixed.dataset for mixed in section.mixed_in.values())]
     mixed = [mixed.share for mixed in section.mixed_in.values()]
     shares = [1 - sum(mixed), *mixed]
-    return Mixture([_build(choice) for choice in chosen], shares, recipe.train.global_batch_size, recipe.seed)
+    sets = [_build(choice) for choice in chosen]
+    lengths = [_lengths(dataset, section) for dataset in sets]
+    return Mixture(sets, shares, recipe.train.global_batch_size, recipe.seed, lengths)
+
+
+def _lengths(dataset: RegionDataset, section: DataSection) -> np.ndarray | None:
+    """How long the samples of a set are, where that is asked for and the set knows it."""
+    if not section.group_by_length or not hasattr(dataset, "lengths"):
+        return None
+    return np.asarray(dataset.lengths(section.clip_frames), dtype=np.int64)
 
 
 def step_batches(mixture: Mixture, task: RegionTrainer, trainer: lightning.Trainer, start: int) -> StepBatches:
@@ -58,8 +70,13 @@ def _summed(trainer: lightning.Trainer, counts: Counts) -> Counts:
     return Counts(*(int(value) for value in trainer.strategy.reduce(row, reduce_op="sum")))
 
 
-def _build(choice: ComponentChoice):
-    return find(DATASET_SLOT, choice.name).build(**choice.arguments)
+def _build(choice: ComponentChoice) -> RegionDataset:
+    dataset = find(DATASET_SLOT, choice.name).build(**choice.arguments)
+    if has_videos(dataset):
+        raise RecipeError(
+            [f"data: {choice.name} has whole videos, which are for evaluation; train on clips, such as micro_clips"]
+        )
+    return dataset
 
 
 def _one_thread(_worker: int) -> None:
