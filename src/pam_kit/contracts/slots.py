@@ -100,7 +100,8 @@ class VisionBackbone(nn.Module, ABC):
 
         Each frame is encoded once, when it is asked for; nothing of the past is kept but a memory of bounded size.
         """
-        memory, pointing, rows = self.new_memory(), prompts, range(len(prompts))
+        memory, rows = self.new_memory(), range(len(prompts))
+        pointing: PromptBatch | None = prompts
         for frame in frames:
             # No local name holds the features while the caller works with them.
             yield self.observe(self.encode(frame[None].to(prompts.points.device)), memory, pointing, rows)

@@ -68,7 +68,7 @@ class ClipDataset:
         return load_clip(self.record(index), self._root, tolerance)
 
     def lengths(self, max_frames: int) -> list[int]:
-        """How long each clip is when at most ``max_frames`` frames are read: by frames, then by characters of its texts.
+        """How long each clip is when at most ``max_frames`` frames are read: by frames, then by characters of texts.
 
         Reads all lines once, and no frame but for the sizes that pam_streaming needs; a broken clip has length 0, and a
         part of a video file counts as ``max_frames`` long.

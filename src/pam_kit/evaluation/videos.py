@@ -127,8 +127,8 @@ def _streamed(
             for number, region in enumerate(sample.regions, 1)
             if any(event.last == index for event in region.events)
         ]
-        for one in stream.describe(ending) if ending else ():
-            said[one.region].append(one)
+        for description in stream.describe(ending) if ending else ():
+            said[description.region].append(description)
     return said, seen
 
 
