@@ -24,7 +24,7 @@ from pam_kit.contracts import (
 from pam_kit.errors import PamKitError
 
 # By how much of its sides a box is enlarged: for each frame since the object was seen, and at most.
-MARGIN, MAX_MARGIN = 0.15, 1.0
+MARGIN, MAX_MARGIN = 0.15, 0.6
 # How much of the velocity comes from the last frame, and how much of it is left a frame after the object was lost.
 VELOCITY_SHARE, VELOCITY_LEFT = 0.5, 0.8
 # How fast an object is believed to shrink: what is seen of one that goes behind another shrinks faster.

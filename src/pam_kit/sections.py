@@ -49,8 +49,9 @@ class DataSection:
     languages: dict[str, float] = field(default_factory=lambda: {"en": 1.0, "zh": 1.0})
     # how a region without a prompt of its own is pointed at in training, with the share of each way
     prompts: dict[str, float] = field(default_factory=lambda: {"box": 0.6, "point": 0.3, "mask": 0.1})
-    # for this share of a picture's regions one more box is asked for that no region answers, anywhere or across a part
-    # of an object; its mask is empty. It teaches what it takes to lose an object in a video; clips are left out of it
+    # for this share of a picture's regions two more boxes are asked for, as a tracker does: one that no region answers,
+    # with an empty mask, and a loose one around the region; it teaches what it takes to lose and to find an object in a
+    # video. Clips are left out of it
     absent_prompts: float = 0.0
     # at most this many regions of a sample, a picture or a clip, a step
     regions_per_image: int = 4

@@ -93,7 +93,7 @@ def test_where_the_object_is_gone_the_last_box_grows_up_to_a_limit_and_finds_it_
         step(memory, gone)
         assert memory.missing.tolist() == [number] and memory.box.tolist() == [last]
         travelled = sum(2 * 0.8**frame for frame in range(number + 1))
-        expected = enlarged(last, min(1.0, 0.15 * (1 + number)), (travelled, 0.0))
+        expected = enlarged(last, min(0.6, 0.15 * (1 + number)), (travelled, 0.0))
         torch.testing.assert_close(memory.places()[0], expected)
     step(memory, seen([22.0, 20, 30, 30]))
     assert memory.missing.tolist() == [0]

@@ -1,14 +1,15 @@
-"""Prompts at nothing: where they lie, and that they change nothing else of what a position holds."""
+"""Prompts as a tracker gives them: where they lie, and that they change nothing else of what a position holds."""
 
 import numpy as np
+import pytest
 import torch
-from torchvision.ops import box_iou
+from torchvision import ops
 
 from pam_kit.contracts import ClipSample, Region, RegionPrompt, RegionSample
 from pam_kit.data.micro.dataset import MicroDataset
 from pam_kit.data.mixture import Mixture
 from pam_kit.data.prepare import Geometry, collate
-from pam_kit.data.prompting import absent_prompt, region_box
+from pam_kit.data.prompting import absent_prompt, box_iou, loose_prompt, region_box
 from pam_kit.data.training import TrainingView
 from pam_kit.sections import ComponentChoice, DataSection
 
@@ -28,7 +29,7 @@ def test_no_region_answers_and_every_kind_of_place_is_drawn():
         prompt = absent_prompt(BOXES[0], BOXES, 90, 60, rng)
         prompt.check(90, 60)
         found.append(prompt.box)
-    overlap = box_iou(torch.tensor(found), torch.tensor(BOXES))
+    overlap = ops.box_iou(torch.tensor(found), torch.tensor(BOXES))
     assert overlap.max() < 0.3
     assert (overlap > 0.1).any(1).float().mean() > 0.2, "a part of an object"
     assert (overlap == 0).all(1).float().mean() > 0.1, "far from every object"
@@ -36,6 +37,19 @@ def test_no_region_answers_and_every_kind_of_place_is_drawn():
     assert any(inside)
     sides = np.asarray(found)[:, 2:] - np.asarray(found)[:, :2]
     assert sides.max(0)[0] <= 1.2 * 30 and sides.max(0)[1] <= 1.2 * 20 and sides.min() >= 1
+
+
+def test_a_loose_box_is_of_its_object_alone():
+    boxes, rng = [*BOXES, (30.0, 12.0, 58.0, 32.0)], np.random.default_rng(0)
+    found = [loose_prompt(boxes[0], boxes, 90, 60, rng).box for _ in range(300)]
+    for box in found:
+        RegionPrompt(box=box).check(90, 60)
+    overlap = ops.box_iou(torch.tensor(found), torch.tensor(boxes))
+    assert (overlap[:, 0] >= 0.3).all() and (overlap.argmax(1) == 0).all()
+    assert (overlap[:, 0] < 0.5).float().mean() > 0.2, "as loose as trackers ask"
+    one, other = (4.0, 4.0, 10.0, 9.0), (2.0, 5.0, 8.0, 12.0)
+    expected = ops.box_iou(torch.tensor([one]), torch.tensor([other])).item()
+    assert box_iou(one, other) == pytest.approx(expected) and box_iou(one, (10.0, 4.0, 12.0, 9.0)) == 0
 
 
 def test_where_none_is_found_there_is_none():
@@ -56,7 +70,7 @@ def test_the_box_of_a_region():
 
 def test_they_come_last_and_change_nothing_else():
     plain, more, again = view(), view(absent_prompts=0.6), view(absent_prompts=0.6)
-    added = 0
+    kinds = {"nothing": 0, "loose": 0}
     for position in range(30):
         without, item, same = (each[position].item for each in (plain, more, again))
         count = len(without.points)
@@ -66,20 +80,22 @@ def test_they_come_last_and_change_nothing_else():
                 np.testing.assert_array_equal(one, other)
             for one, other in zip(getattr(item, name), getattr(same, name), strict=True):
                 np.testing.assert_array_equal(one, other)
-        for points, labels, mask, target in list(
-            zip(item.points, item.labels, item.prompt_masks, item.targets, strict=True)
-        )[count:]:
-            added += 1
-            assert labels.tolist() == [2, 3] and mask is None and (points[1] > points[0]).all()
-            assert target.shape == (16, 16) and not target.any()
+        known = {target.tobytes() for target in without.targets}
+        for row in range(count, len(item.points)):
+            points, target = item.points[row], item.targets[row]
+            assert item.labels[row].tolist() == [2, 3] and item.prompt_masks[row] is None
+            assert (points[1] > points[0]).all() and target.shape == (16, 16)
+            assert not target.any() or target.tobytes() in known
+            kinds["loose" if target.any() else "nothing"] += 1
     regions = sum(len(plain[position].item.points) for position in range(30))
-    assert abs(added - 0.6 * regions) < 4 * (0.24 * regions) ** 0.5 + 0.05 * regions
+    for count in kinds.values():
+        assert abs(count - 0.6 * regions) < 4 * (0.24 * regions) ** 0.5 + 0.05 * regions
 
 
 def test_a_batch_counts_them_as_regions_with_an_empty_target():
     item = view(absent_prompts=1.0)[0].item
     batch = collate([item, item], GEOMETRY)
-    assert batch.has_target.all() and len(batch) == 2 * len(item.points)
+    assert batch.has_target.all() and len(batch) == 2 * len(item.points) > 4
     empty = ~batch.target_masks.flatten(1).any(1)
     assert empty.sum() > 0 and not empty[batch.questions.region_index].any()
 

@@ -13,8 +13,8 @@ BOX_JITTER = 0.1
 MAX_TRAINING_POINTS = 3
 # A box is of an object from this IoU with the object's own box on.
 OWN_BOX_IOU = 0.3
-# Boxes tried for a prompt at nothing.
-ABSENT_TRIALS = 20
+# Boxes tried for a prompt as a tracker gives it.
+TRACKER_TRIALS = 20
 
 Box = tuple[float, float, float, float]
 
@@ -67,16 +67,38 @@ def absent_prompt(
     below 0.3. Of objects that are no region of the picture nothing is known here.
     """
     picture = (0.0, 0.0, float(width), float(height))
-    for _ in range(ABSENT_TRIALS):
+    for _ in range(TRACKER_TRIALS):
         across = len(boxes) > 0 and rng.random() < 0.5
         x1, y1, x2, y2 = boxes[int(rng.integers(len(boxes)))] if across else picture
-        middle = rng.uniform((x1, y1), (x2, y2))
-        half = rng.uniform(0.4, 1.2, size=2) * (own[2] - own[0], own[3] - own[1]) / 2
-        low, high = np.maximum(middle - half, 0), np.minimum(middle + half, (width, height))
-        box = (float(low[0]), float(low[1]), float(high[0]), float(high[1]))
-        if (high - low).min() >= 1 and all(_box_iou(box, other) < OWN_BOX_IOU for other in boxes):
+        middle = np.asarray(rng.uniform((x1, y1), (x2, y2)))
+        box = _box_around(middle, own, rng.uniform(0.4, 1.2, size=2), width, height)
+        if box is not None and all(box_iou(box, other) < OWN_BOX_IOU for other in boxes):
             return RegionPrompt(box=box)
     return None
+
+
+def loose_prompt(
+    own: Box, boxes: Sequence[Box], width: int, height: int, rng: np.random.Generator
+) -> RegionPrompt | None:
+    """A box that holds an object loosely, as a tracker asks for one that moves; None where none was found.
+
+    Its sides are 0.8 to 1.6 times those of ``own`` and its middle is up to 0.35 sides away. Its IoU with ``own`` is 0.3
+    or more and larger than with any other of ``boxes``.
+    """
+    sides = np.asarray((own[2] - own[0], own[3] - own[1]))
+    for _ in range(TRACKER_TRIALS):
+        middle = np.asarray((own[0] + own[2], own[1] + own[3])) / 2 + rng.uniform(-0.35, 0.35, size=2) * sides
+        box = _box_around(middle, own, rng.uniform(0.8, 1.6, size=2), width, height)
+        if box is not None and max(OWN_BOX_IOU, *(box_iou(box, other) for other in boxes)) <= box_iou(box, own):
+            return RegionPrompt(box=box)
+    return None
+
+
+def _box_around(middle: np.ndarray, own: Box, scale: np.ndarray, width: int, height: int) -> Box | None:
+    """A box of ``scale`` times the sides of ``own``, cut to the picture; None where less than a pixel is left."""
+    half = scale * (own[2] - own[0], own[3] - own[1]) / 2
+    low, high = np.maximum(middle - half, 0), np.minimum(middle + half, (width, height))
+    return (float(low[0]), float(low[1]), float(high[0]), float(high[1])) if (high - low).min() >= 1 else None
 
 
 def region_box(region: Region) -> Box | None:
@@ -86,7 +108,8 @@ def region_box(region: Region) -> Box | None:
     return None if region.prompt is None else region.prompt.box
 
 
-def _box_iou(one: Box, other: Box) -> float:
+def box_iou(one: Box, other: Box) -> float:
+    """Intersection over union of two boxes that are not empty."""
     width, height = (max(0.0, min(one[i + 2], other[i + 2]) - max(one[i], other[i])) for i in (0, 1))
     areas = [(box[2] - box[0]) * (box[3] - box[1]) for box in (one, other)]
     return width * height / (sum(areas) - width * height)

@@ -19,7 +19,7 @@ from pam_kit.data.prepare import (
     prepare_clip,
     tracked_frames,
 )
-from pam_kit.data.prompting import absent_prompt, drawn_prompt, region_box
+from pam_kit.data.prompting import absent_prompt, drawn_prompt, loose_prompt, region_box
 from pam_kit.errors import BrokenSample, PamKitError, PromptError
 from pam_kit.sections import DataSection
 from pam_kit.tasks import clip_question, question
@@ -94,8 +94,9 @@ class TrainingView(Dataset):
             targets = [region.mask for region in regions]
             if isinstance(sample, ClipSample):
                 return self._prepared_clip(sample, prompts, asked, targets)
-            absent = self._absent_prompts(sample, chosen, place, rng)
-            prompts, targets = prompts + absent, targets + [np.zeros((height, width), dtype=bool) for _ in absent]
+            for prompt, target in self._tracker_prompts(sample, chosen, place, rng):
+                prompts.append(prompt)
+                targets.append(target)
             return prepare(picture, prompts, asked, self.geometry, targets)
         except PromptError as error:
             raise BrokenSample(sample.source, str(error)) from error
@@ -117,19 +118,27 @@ class TrainingView(Dataset):
             return region.prompt
         return drawn_prompt(region, _draw(self.section.prompts, rng), width, height, rng)
 
-    def _absent_prompts(
+    def _tracker_prompts(
         self, sample: RegionSample, chosen: list[int], place: Place, rng: np.random.Generator
-    ) -> list[RegionPrompt]:
-        """Boxes that no region of the picture answers. Drawn last, so that all else is as without them."""
+    ) -> list[tuple[RegionPrompt, np.ndarray]]:
+        """Boxes as a tracker gives them, with their masks: each at nothing, and beside it one that holds the region.
+
+        Without the second kind a box would be at nothing as soon as it is not tight. Drawn last, so that all else is as
+        without them.
+        """
         share, found = self.section.absent_prompts, []
         height, width = sample.image.shape[:2]
         boxes = [region_box(region) for region in sample.regions] if share > 0 else []
         others = [box for box in boxes if box is not None]
         for index in chosen if share > 0 else ():
-            own, drawn = boxes[index], self._prompt_rng(place, len(sample.regions) + index, rng)
-            if drawn.random() < share and own is not None:
-                found.append(absent_prompt(own, others, width, height, drawn))
-        return [prompt for prompt in found if prompt is not None]
+            own, mask = boxes[index], sample.regions[index].mask
+            drawn = self._prompt_rng(place, len(sample.regions) + index, rng)
+            if drawn.random() >= share or own is None:
+                continue
+            found.append((absent_prompt(own, others, width, height, drawn), np.zeros((height, width), dtype=bool)))
+            if mask is not None:
+                found.append((loose_prompt(own, others, width, height, drawn), mask))
+        return [(prompt, target) for prompt, target in found if prompt is not None]
 
     def _asked(
         self, index: int, region: Region, history: dict[str, str] | None, rng: np.random.Generator
