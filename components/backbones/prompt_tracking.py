@@ -110,7 +110,6 @@ class PromptMemory(RegionMemory):
         missing = F.pad(self.missing, pad[2:])
         again, fresh = (seen & ~pointed)[:, None], pointed[:, None]
         sides = box[:, 2:] - box[:, :2]
-        # Of an object that is half hidden or half outside, the hidden edge stands still.
         moved, left = _moved(before, box) / (1 + missing)[:, None], VELOCITY_LEFT ** missing[:, None]
         now = (1 - VELOCITY_SHARE) * left * velocity + VELOCITY_SHARE * moved
         self.box = torch.where(again | fresh, box, before)
@@ -161,7 +160,10 @@ def prompt_boxes(prompts: PromptBatch, image_size: int) -> Tensor:
 
 
 def _moved(before: Tensor, after: Tensor) -> Tensor:
-    """Boxes (R, 4) -> (R, 2): how far their edges went; the farther one of two that went the same way."""
+    """Boxes (R, 4) -> (R, 2): how far both of their edges went; 0 where one stood still or went the other way.
+
+    Edges that waver from frame to frame, as those of predicted masks do, then do not carry the box away.
+    """
     low, high = (after - before)[:, :2], (after - before)[:, 2:]
-    farther = torch.where(low.abs() > high.abs(), low, high)
-    return torch.where(low * high >= 0, farther, (low + high) / 2)
+    nearer = torch.where(low.abs() < high.abs(), low, high)
+    return torch.where(low * high > 0, nearer, 0.0)
