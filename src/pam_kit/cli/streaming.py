@@ -116,7 +116,8 @@ def _sum_up(begun: Begun, trigger) -> None:
     if left:
         times = ", ".join(f"{time:g}" for time in left)
         print(f"pam-kit stream: nothing was said at {times} s, since the frames ended before", file=sys.stderr)
-    tell_damage("stream", damage)
+    if begun.stream.frames:  # else that is the error
+        tell_damage("stream", damage)
     end = {"event": "end", **begun.stream.summary(), "dropped_frames": begun.frames.dropped, "damage": damage}
     _print_line(end)
 

@@ -32,8 +32,7 @@ def write_annotated(
     """
     regions = {one.region: one for one in prediction.regions}
     texts = {number: one.texts for number, one in regions.items()}
-    num_texts = max((len(by_task) for by_task in texts.values()), default=1)
-    annotator = FrameAnnotator((video.width, video.height), len(regions), languages, num_texts)
+    annotator = FrameAnnotator((video.width, video.height), len(regions), languages, texts=texts)
     states = {number: _states(one.transitions, prediction.num_frames) for number, one in regions.items()}
     with VideoWriter(path, video.frame_rate or USUAL_RATE, annotator.size) as writer:
         frames = video.frames(0, prediction.num_frames)

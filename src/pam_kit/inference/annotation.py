@@ -9,6 +9,7 @@ from pam_kit.contracts import GeneratedText, RegionPrompt
 from pam_kit.inference import marks
 from pam_kit.inference.layers import Sizes, paint_numbers, paint_regions, region_layer
 from pam_kit.inference.panel import BACKGROUND, Entry, draw_panel
+from pam_kit.inference.presence import OCCLUDED
 
 # Videos with a shorter long side are enlarged by a whole factor, for text and marks to be legible.
 MIN_SIDE = 512
@@ -28,19 +29,32 @@ class FrameAnnotator:
         num_regions: for how many there is room; texts of more are cut off at the bottom.
         languages: whose texts are shown, in this order.
         num_texts: how many texts of a region and language there are: the tasks.
+        texts: what will be drawn, where that is known, so that there is just enough room; region number -> task ->
+            language -> answer.
     """
 
-    def __init__(self, size: tuple[int, int], num_regions: int, languages: Sequence[str] = ("en",), num_texts: int = 1):
+    def __init__(
+        self,
+        size: tuple[int, int],
+        num_regions: int,
+        languages: Sequence[str] = ("en",),
+        num_texts: int = 1,
+        texts: Mapping[int, Texts] | None = None,
+    ):
         self.languages = tuple(languages)
         self.scale = -(-MIN_SIDE // max(size))
         self._picture = (size[0] * self.scale, size[1] * self.scale)
         self._sizes = Sizes.of(Image.new("RGB", self._picture))
-        rows = max(1, min(num_regions, _MOST_REGIONS)) * (1 + _LINES_A_TEXT * num_texts * len(self.languages))
-        strip = round(self._sizes.text * (_LEADING * rows + 2 + num_regions))
+        self._panel: tuple[object, Image.Image] | None = None
+        regions = max(1, min(num_regions, _MOST_REGIONS))
+        if texts is None:
+            rows = regions * (1 + _LINES_A_TEXT * num_texts * len(self.languages))
+            strip = round(self._sizes.text * (_LEADING * rows + 2 + regions))
+        else:
+            strip = self._subtitles(dict.fromkeys(texts, OCCLUDED), texts).height
         width, height = self._picture[0], self._picture[1] + strip
         # Video encoders take even sides.
         self.size = (width + width % 2, height + height % 2)
-        self._panel: tuple[object, Image.Image] | None = None
 
     def draw(
         self,

@@ -40,22 +40,34 @@ def video_prompts_from_options(
     """As ``prompts_from_options``, each with the frame that it points into and the region that it is about.
 
     ``@12`` behind a box, a mask or the last of a group of points says frame 12, by default ``frame``; ``#2`` behind
-    that says region 2, by default a region of its own, or with ``combine`` always region 1.
+    that says region 2, by default a region of its own. With ``combine`` all are about region 1.
     """
     typed = [("box", [text]) for text in boxes] + [("point", list(group)) for group in points]
     typed += [("mask", [path]) for path in masks]
     if not typed:
         prompts_from_options([], [], [])
-    found: list[tuple[int | None, int, RegionPrompt]] = []
-    for kind, (*others, last) in typed:
-        what, at, region = _PLACE.findall(last)[0]
-        words = [*others, what]
-        given = {"box": (words, [], []), "point": ([], [words], []), "mask": ([], [], words)}[kind]
-        found.append((int(region) if region else None, int(at or frame), prompts_from_options(*given)[0]))
-    if combine:
-        return [FramePrompt(1, frame, prompt) for _, frame, prompt in found]
-    free = iter(n for n in range(1, len(found) + 1) if n not in {region for region, _, _ in found})
-    return [FramePrompt(next(free) if region is None else region, at, prompt) for region, at, prompt in found]
+    placed = [_placed(kind, words, frame) for kind, words in typed]
+    named = {region for region, _, _ in placed if region is not None}
+    if combine and named:
+        raise PromptError(f"--combine makes all prompts one region, so #{min(named)} cannot stand behind one")
+    free = iter(n for n in range(1, len(placed) + 1) if n not in named)
+    numbers = [1 if combine else next(free) if region is None else region for region, _, _ in placed]
+    return [FramePrompt(number, at, prompt) for number, (_, at, prompt) in zip(numbers, placed, strict=True)]
+
+
+def _placed(kind: str, words: list[str], frame: int) -> tuple[int | None, int, RegionPrompt]:
+    """(region, None where it is not named; frame; prompt) of what was typed for one option."""
+    *others, last = words
+    what, at, region = _PLACE.findall(last)[0]
+    if wrong := [word for word in others if "@" in word or "#" in word]:
+        raise PromptError(
+            f"--{kind} {wrong[0]}: the frame and the region stand behind the last point, as in 1,2 3,4@12"
+        )
+    if region and int(region) < 1:
+        raise PromptError(f"--{kind} {last}: regions are numbered from 1 up")
+    own = [*others, what]
+    given = {"box": (own, [], []), "point": ([], [own], []), "mask": ([], [], own)}[kind]
+    return int(region) if region else None, int(at or frame), prompts_from_options(*given)[0]
 
 
 def _combined(boxes, points, masks) -> RegionPrompt:

@@ -1,0 +1,142 @@
+"""predict VIDEO and describe-long: masks of every frame, texts, annotated videos."""
+
+import contextlib
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from pycocotools import mask as coco_mask
+
+from pam_kit.cli import main
+from pam_kit.data.video import VideoWriter, open_video
+
+WIDTH, HEIGHT = 96, 64
+BOX = ["--box", "8,12,40,44"]
+
+
+@pytest.fixture(scope="module")
+def predicted(run, video, tmp_path_factory) -> tuple[dict, Path]:
+    """The JSON of one call with two regions in different frames, and the annotated video."""
+    out, told = tmp_path_factory.mktemp("annotated") / "out.mp4", io.StringIO()
+    prompts = ["--box", "8,12,40,44@3#1", "--point", "60,20", "30,50,0@7#2", "--box", "20,12,50,44@9#1"]
+    with contextlib.redirect_stdout(told):
+        code = main(
+            ["predict", str(video), "--checkpoint", str(run), *prompts, "--task", "caption", "--lang", "en,zh"]
+            + ["--frames", "5", "--max-new-tokens", "3", "--device", "cpu", "--json", "--out", str(out)]
+        )
+    assert code == 0
+    return json.loads(told.getvalue()), out
+
+
+def test_predict_prints_masks_and_texts_of_a_video(predicted, video):
+    told, _ = predicted
+    assert (told["video"], told["width"], told["height"], told["num_frames"]) == (str(video), WIDTH, HEIGHT, 20)
+    assert [(region["region"], [p["frame"] for p in region["prompts"]]) for region in told["regions"]] == [
+        (1, [3, 9]),
+        (2, [7]),
+    ]
+    for region in told["regions"]:
+        assert [frame["frame"] for frame in region["frames"]] == list(range(20))
+        assert [frame["time"] for frame in region["frames"]] == [round(index / 10, 4) for index in range(20)]
+        for frame in region["frames"]:
+            if frame["segmentation"] is not None:
+                mask = coco_mask.decode(frame["segmentation"])
+                assert mask.shape == (HEIGHT, WIDTH) and mask.sum() == frame["area"]
+        assert set(region["texts"]["caption"]) == {"en", "zh"} and len(region["read_frames"]) == 5
+    assert told["latency_ms"]["encode"]["count"] == 17 + 8
+
+
+def test_predict_writes_an_annotated_video(predicted, drawn):
+    told, out = predicted
+    with open_video(out) as annotated:
+        frames = list(annotated)
+    assert len(frames) == 20 and [round(frame.time, 3) for frame in frames] == [index / 10 for index in range(20)]
+    scale = 6  # 96 pixels become 576
+    assert frames[0].image.shape[1] == WIDTH * scale and frames[0].image.shape[0] > HEIGHT * scale
+    region = next(frame for frame in told["regions"][0]["frames"] if frame["frame"] == 12)
+    mask = coco_mask.decode(region["segmentation"]).astype(bool)
+    shown = frames[12].image[: HEIGHT * scale : scale, : WIDTH * scale : scale].astype(int)
+    changed = np.abs(shown - drawn(20)[12]).sum(2) > 40
+    assert changed[mask].mean() > 0.6 > 0.3 > changed[~mask].mean() or mask.mean() > 0.95
+
+
+def test_predict_speaks_plainly_of_a_video(call, video, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, told, _ = call("predict", video, *BOX, "--frame", "2", "--sampler", "mask_change", "--frames", "3")
+    assert code == 0 and "region 1: in sight in " in told and " of 20 frames, present at 0.00 s" in told
+    assert told.endswith("annotated: square_regions.mp4\n") and Path("square_regions.mp4").is_file()
+
+
+def test_predict_takes_a_folder_and_a_list_of_pictures(call, drawn, tmp_path):
+    for index, frame in enumerate(drawn(3)):
+        Image.fromarray(frame).save(tmp_path / f"frame_{index + 8}.png")
+    (tmp_path / "list.txt").write_text("frame_9.png\n\nframe_8.png\n")
+    for source, count in ((tmp_path, 3), (tmp_path / "list.txt", 2)):
+        code, told, _ = call("predict", source, *BOX, "--rate", "5", "--json", "--out", tmp_path / "out.mp4")
+        found = json.loads(told)
+        assert code == 0 and found["num_frames"] == count
+        assert found["regions"][0]["frames"][1]["time"] == 0.2
+
+
+def test_describe_long_merges_clips_into_one_text(call, video, tmp_path):
+    code, told, _ = call("describe-long", video, *BOX, "--clip", "700ms", "--lang", "en,zh", "--json")
+    said = json.loads(told)
+    assert code == 0 and [(one["region"], one["language"]) for one in said] == [(1, "en"), (1, "zh")]
+    for one in said:
+        assert one["passages"][0]["start"] == 0 and one["passages"][-1]["end"] == 1.9
+        assert all(a["end"] == b["start"] for a, b in zip(one["passages"], one["passages"][1:], strict=False))
+    code, told, _ = call("describe-long", video, *BOX, "--clip", "700ms", "--out", tmp_path / "out.mp4")
+    assert code == 0 and told.startswith("region 1, en:\n[0:00.0 - 0:0") and (tmp_path / "out.mp4").is_file()
+
+
+def test_a_variable_frame_rate_keeps_its_times(call, write_video, tmp_path):
+    times = [0.0, 0.1, 0.15, 0.7, 0.75, 1.6, 1.61, 2.0]
+    video = write_video(tmp_path / "vfr.mp4", 8, times)
+    _, told, _ = call("predict", video, *BOX, "--json", "--out", tmp_path / "out.mp4")
+    assert [frame["time"] for frame in json.loads(told)["regions"][0]["frames"]] == pytest.approx(times, abs=1e-3)
+    with open_video(tmp_path / "out.mp4") as annotated:
+        assert [frame.time for frame in annotated] == pytest.approx(times, abs=1e-3)
+    _, events, _ = call("stream", video, *BOX, "--every", "1s")
+    captions = [(one["start"], one["end"]) for one in events if one["event"] == "caption"]
+    assert captions == [(0.0, pytest.approx(1.6, abs=1e-3)), (pytest.approx(1.6, abs=1e-3), pytest.approx(2, abs=1e-3))]
+
+
+@pytest.mark.parametrize("verb", ["predict", "stream", "describe-long"])
+def test_help_is_quick_and_complete(verb):
+    code = (
+        "import sys, time; start = time.perf_counter()\nfrom pam_kit.cli import main\n"
+        f"try: main([{verb!r}, '--help'])\nexcept SystemExit as end: print('exit', end.code)\n"
+        "heavy = {'torch', 'numpy', 'av', 'transformers', 'PIL'} & set(sys.modules)\n"
+        "print('seconds', time.perf_counter() - start, 'heavy', sorted(heavy))"
+    )
+    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)
+    seconds = float(done.stdout.split("seconds ")[1].split()[0])
+    assert "heavy []" in done.stdout and "exit 0" in done.stdout and seconds < 2, seconds  # 0.5 where nothing else runs
+    for word in ("--checkpoint", "--box", "--frame", "--task", "--lang", "--out"):
+        assert word in done.stdout
+
+
+BEDROOM = Path(__file__).parents[3] / "shared" / "data" / "videos" / "bedroom.mp4"
+
+
+@pytest.mark.skipif(not BEDROOM.is_file(), reason=f"{BEDROOM} is absent")
+def test_a_real_video(call, tmp_path):
+    """The first second of a film, as it comes from a camera: H.264 of 960 x 540 pixels."""
+    short = tmp_path / "bedroom.mp4"
+    with open_video(BEDROOM) as source, VideoWriter(short, source.frame_rate, (source.width, source.height)) as writer:
+        for frame in source.frames(0, 12):
+            writer.write(frame.image, frame.time)
+    box = ["--box", "200,100,400,400", "--frame", "5", "--lang", "en,zh", "--task", "caption"]
+    code, told, _ = call("predict", short, *box, "--json", "--out", tmp_path / "out.mp4")
+    found = json.loads(told)
+    assert code == 0 and found["num_frames"] == 12 and len(found["regions"][0]["frames"]) == 12
+    code, events, _ = call("stream", short, *box, "--every", "200ms", "--out", tmp_path / "stream.mp4")
+    assert code == 0 and events[-1]["frames"] == 12
+    for name in ("out.mp4", "stream.mp4"):
+        with open_video(tmp_path / name) as annotated:
+            assert len(list(annotated)) == 12 and annotated.width == found["width"]
