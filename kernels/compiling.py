@@ -3,7 +3,6 @@
 import re
 import subprocess
 import tempfile
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -18,9 +17,10 @@ SHARED_MEMORY = {80: 163 << 10, 86: 99 << 10, 89: 99 << 10, 90: 227 << 10, 100: 
 # Registers of a multiprocessor, which the threads of a block share.
 REGISTERS = 65536
 # Matrix instructions in machine code: mma.sync, wgmma and tcgen05.
-MATRIX = re.compile(r"[HI]MMA|[HI]GMMA|UTC[HQIO]*MMA|UTC\w*MMA")
-WIDE_LOADS = re.compile(r"LDG\S*\.128|LDGSTS\S*|UTMALDG\S*|UBLKCP\S*")
-NARROW_LOAD = re.compile(r"LDG(?!STS)")
+MATRIX = re.compile(r"[HIQ]G?MMA|UTC\w*MMA")
+# Loads from global memory: of 128 bits, by asynchronous copy or not, or of whole tiles; and those of fewer bits.
+WIDE_LOAD = re.compile(r"LDG\S*\.128|UTMALDG|UBLKCP")
+LOAD = re.compile(r"LDG|UTMALDG|UBLKCP")
 
 
 @dataclass(frozen=True)
@@ -82,11 +82,11 @@ def read_facts(cubin: bytes, shared_memory: int) -> Facts:
         usage = _run("cuobjdump", "-res-usage", file.name)
         operations = list(_operations(_run("nvdisasm", "-c", file.name)))
     spills = sum(operation.startswith(("STL", "LDL")) for operation in operations)
-    matrix = Counter(found.group() for operation in operations if (found := MATRIX.match(operation)))
-    wide = sum(WIDE_LOADS.match(operation) is not None for operation in operations)
-    narrow = sum(bool(NARROW_LOAD.match(operation)) and not WIDE_LOADS.match(operation) for operation in operations)
+    matrix = {found.group() for operation in operations if (found := MATRIX.match(operation))}
+    loads = [operation for operation in operations if LOAD.match(operation)]
+    wide = sum(WIDE_LOAD.match(load) is not None for load in loads)
     registers, stack = (int(re.search(rf"{key}:(\d+)", usage).group(1)) for key in ("REG", "STACK"))  # type: ignore[union-attr]
-    return Facts(registers, stack, spills, shared_memory, tuple(sorted(matrix)), wide, narrow)
+    return Facts(registers, stack, spills, shared_memory, tuple(sorted(matrix)), wide, len(loads) - wide)
 
 
 def _source(entry: Entry):

@@ -2,10 +2,12 @@
 
 from typing import Literal
 
-from torch import nn
+from torch import Tensor, nn
 
 from pam_kit.contracts import PerceivedTokens, ProjectedTokens, Projector
 from pam_kit.errors import RecipeError
+from pam_kit.kernels import shuffle_project
+from pam_kit.kernels.dispatch import backend, say_once
 from pam_kit.kernels.shuffle_project import merge_neighbours
 from pam_kit.registry import register
 
@@ -23,6 +25,7 @@ class PixelShuffleMlp(Projector):
         later_ratio: r of the later frames of a clip, whose tokens are narrowed to those of the first frame by a linear
             map ahead of the MLP; null treats all frames alike.
         token_order: order of the merged tokens; released PAM checkpoints expect column.
+        kernels: what merges and projects visual tokens: auto is Triton on a GPU that can, and torch elsewhere.
     """
 
     def __init__(
@@ -32,8 +35,10 @@ class PixelShuffleMlp(Projector):
         ratio: Literal[1, 2, 4] = 2,
         later_ratio: Literal[2, 4] | None = None,
         token_order: Literal["row", "column"] = "row",
+        kernels: Literal["auto", "triton", "torch"] = "auto",
     ):
         super().__init__()
+        self.kernels = kernels
         self.ratio, self.later_ratio, self.token_order = ratio, later_ratio, token_order
         merged_dim = embed_dim * ratio**2
         self.narrow = nn.Linear(embed_dim * later_ratio**2, merged_dim) if later_ratio else None
@@ -41,13 +46,45 @@ class PixelShuffleMlp(Projector):
         self.semantic = two_layer_mlp(embed_dim, output_dim)
 
     def forward(self, tokens: PerceivedTokens, later: bool = False) -> ProjectedTokens:
+        kernels = backend(self.kernels, tokens.visual.device, "projector") == "triton" and self._is_whole()
+        project = self._projected_by_kernels if kernels else self._projected
+        return ProjectedTokens(visual=project(tokens, later), semantic=self.semantic(tokens.semantic))
+
+    def _projected(self, tokens: PerceivedTokens, later: bool) -> Tensor:
         merged = merge_neighbours(tokens.visual, tokens.grid, self._ratio(later), self.token_order)
         if self.narrow is not None:
-            # An image leaves the map of later frames a gradient of zero: devices that see an image and devices that see
-            # a clip in the same step must have gradients for the same parameters.
-            nothing = merged.new_zeros(1, 1, self.narrow.in_features)
-            merged = self.narrow(merged) if later else merged + 0 * self.narrow(nothing)
-        return ProjectedTokens(visual=self.visual(merged), semantic=self.semantic(tokens.semantic))
+            merged = self.narrow(merged) if later else merged + self._nothing(merged)
+        return self.visual(merged)
+
+    def _projected_by_kernels(self, tokens: PerceivedTokens, later: bool) -> Tensor:
+        """The same with the merged tokens never in memory."""
+        first, _, second = self.visual
+        mlp = (first.weight, first.bias, second.weight, second.bias)
+        shuffle = {"ratio": self._ratio(later), "order": self.token_order, "kernels": self.kernels}
+        if self.narrow is None:
+            return shuffle_project(tokens.visual, *mlp, grid=tokens.grid, **shuffle)
+        if not later:
+            out = shuffle_project(tokens.visual, *mlp, grid=tokens.grid, **shuffle)
+            return out + self._nothing(out).sum()
+        narrow = (self.narrow.weight, self.narrow.bias)
+        merged = shuffle_project(tokens.visual, *narrow, grid=tokens.grid, gelu=False, **shuffle)
+        return shuffle_project(merged, *mlp, grid=(1, merged.shape[1]), ratio=1, kernels=self.kernels)
+
+    def _is_whole(self) -> bool:
+        """Whether the weights lie here in full: some strategies gather them for a layer only as it is called."""
+        layers = [layer for layer in (self.narrow, *self.visual) if isinstance(layer, nn.Linear)]
+        whole = all(layer.weight.shape == (layer.out_features, layer.in_features) for layer in layers)
+        if not whole:
+            say_once("projector: plain torch, since its weights are spread over devices")
+        return whole
+
+    def _nothing(self, like: Tensor) -> Tensor:
+        """A zero that gives the map of later frames a gradient of zero.
+
+        Devices that see an image and devices that see a clip in the same step must have gradients for the same
+        parameters.
+        """
+        return 0 * self.narrow(like.new_zeros(1, 1, self.narrow.in_features))
 
     def num_visual_tokens(self, grid: tuple[int, int], later: bool = False) -> int:
         ratio = self._ratio(later)

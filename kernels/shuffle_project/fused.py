@@ -41,8 +41,8 @@ def forward_kernel(tokens, weight, bias, kept, out, preactivation, M, N, C, coun
                    GROUP: tl.constexpr):  # fmt: skip
     """out = gelu(gather(tokens) @ weight^T + bias); the pre-activation beside it where STORE."""
     tile_m, tile_n = grouped_tile(tl.cdiv(M, BLOCK_M), tl.cdiv(N, BLOCK_N), GROUP)
-    rows, columns, steps = tile_m * BLOCK_M + tl.arange(0, BLOCK_M), tile_n * BLOCK_N, tl.arange(0, BLOCK_K)
-    columns += tl.arange(0, BLOCK_N)
+    rows, columns = tile_m * BLOCK_M + tl.arange(0, BLOCK_M), tile_n * BLOCK_N + tl.arange(0, BLOCK_N)
+    steps = tl.arange(0, BLOCK_K)
     region, first = first_neighbours(rows, kept, M, count, width, merged_h, merged_w, RATIO, COLUMN, KEPT)
     left = tokens + (region * stride_r + first * stride_t)[:, None] + steps[None, :]
     right = weight + (columns.to(tl.int64) * (RATIO * RATIO * C))[None, :] + steps[:, None]
@@ -111,8 +111,8 @@ def tokens_kernel(slopes, weight, kept, out, M, N, C, count, width, merged_h, me
 
 
 @triton.jit
-def weight_kernel(slopes, tokens, kept, parts, M, N, C, count, width, merged_h, merged_w, stride_r, stride_t, rows_a_part,
-                  RATIO: tl.constexpr, COLUMN: tl.constexpr, KEPT: tl.constexpr, PRECISION: tl.constexpr,
+def weight_kernel(slopes, tokens, kept, parts, M, N, C, count, width, merged_h, merged_w, stride_r, stride_t,
+                  rows_a_part, RATIO: tl.constexpr, COLUMN: tl.constexpr, KEPT: tl.constexpr, PRECISION: tl.constexpr,
                   BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
                   GROUP: tl.constexpr):  # fmt: skip
     """parts[p] = slopes^T @ gather(tokens) over the rows of part p, (parts, N, K) in float32."""
@@ -127,7 +127,7 @@ def weight_kernel(slopes, tokens, kept, parts, M, N, C, count, width, merged_h, 
     last = tl.minimum(M, (part + 1) * rows_a_part)
     sums = tl.zeros((BLOCK_N, BLOCK_K), tl.float32)
     for start in range(part * rows_a_part, last, BLOCK_M):
-        rows = start + steps
+        rows = start + tl.arange(0, BLOCK_M)
         region, first = first_neighbours(rows, kept, M, count, width, merged_h, merged_w, RATIO, COLUMN, KEPT)
         token = region * stride_r + (first + neighbour(s, width, RATIO)) * stride_t
         left = slopes + rows.to(tl.int64)[None, :] * N + columns[:, None]

@@ -100,6 +100,8 @@ def _forward(kernel: str, kind: str, store: bool = True, kept: bool = False) -> 
             (kernel, kind, store, kept), ()
         ),
         tensor_cores=kind != "ieee",
+        min_vector_loads=_wide_loads(chosen, kind),
+        max_scalar_loads=24,
     )
 
 
@@ -116,6 +118,8 @@ def _tokens(kind: str) -> Entry:
         chosen.stages,
         checked=(80, 90) if kind == "bf16" else (),
         tensor_cores=kind != "ieee",
+        min_vector_loads=_wide_loads(chosen, kind),
+        max_scalar_loads=24,
     )
 
 
@@ -132,7 +136,15 @@ def _weight(kind: str) -> Entry:
         chosen.stages,
         checked=(80, 90) if kind == "bf16" else (),
         tensor_cores=kind != "ieee",
+        min_vector_loads=_wide_loads(chosen, kind),
+        max_scalar_loads=24,
     )
+
+
+def _wide_loads(chosen: Tile, kind: str) -> int:
+    """Loads of 16 bytes when both operands of a step are loaded whole, once ahead for each stage and once in the loop."""
+    size = 4 if kind in ("tf32", "ieee") else 2
+    return (chosen.rows + chosen.columns) * chosen.step * size // (16 * 32 * chosen.warps) * chosen.stages
 
 
 def _slope(kind: str) -> Entry:
