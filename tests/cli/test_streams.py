@@ -51,6 +51,14 @@ def test_stream_speaks_at_given_times_and_at_no_others(call, video):
     assert err == "pam-kit stream: nothing was said at 7, 8.5 s, since the frames ended before\n"
 
 
+def test_the_source_may_stand_behind_points(call, video, run, capsys):
+    options = ["--checkpoint", str(run), "--every", "1s", "--max-new-tokens", "2", "--device", "cpu"]
+    assert main(["stream", *options, "--point", "20,20", "40,20", str(video)]) == 0
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["frames"] == 20
+    assert main(["stream", *options, "--point", "20,20", "40,20"]) == 2
+    assert "where to look? give a source, as in pam-kit stream video.mp4" in capsys.readouterr().err
+
+
 def test_stream_goes_on_where_it_was_saved(call, video, write_video, tmp_path):
     """A longer file that begins like the first one is gone through up to there."""
     asked, first = ["--every", "500ms", "--lang", "zh"], write_video(tmp_path / "first.mp4", 8)

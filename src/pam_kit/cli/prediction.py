@@ -14,6 +14,7 @@ from pam_kit.cli.prompting import (
     is_picture,
     opened_video,
     out_path,
+    source_behind_points,
     tell_damage,
 )
 from pam_kit.errors import PamKitError
@@ -45,7 +46,7 @@ def add_verbs(verbs) -> None:
 
 def predict(options: argparse.Namespace) -> None:
     """Print masks and texts of regions and write them into a copy of the picture or video."""
-    options.image = options.image or _image_behind_points(options.point)
+    options.image = options.image or source_behind_points(options.point, "predict photo.jpg")
     if is_picture(options.image):
         _predict_picture(options)
     else:
@@ -121,10 +122,3 @@ def _print_texts(texts) -> None:
     for task, by_language in texts.items():
         for language, answer in by_language.items():
             print(f"  {task:<10}{language}  {answer.text}  ({answer.score:.2f})")
-
-
-def _image_behind_points(groups: list[list[str]]) -> str:
-    """The picture of ``--point 10,20 photo.jpg``, where it stands behind the points like one of them."""
-    if groups and len(groups[-1]) > 1 and Path(groups[-1][-1]).exists():
-        return groups[-1].pop()
-    raise PamKitError("which picture? give a file, as in pam-kit predict photo.jpg --checkpoint RUN --point 10,20")

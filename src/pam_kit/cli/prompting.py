@@ -23,7 +23,7 @@ def add_checkpoint(parser: argparse.ArgumentParser) -> None:
 
 def add_prompts(parser: argparse.ArgumentParser, videos: bool = False, only: bool = False) -> None:
     """``--box``, ``--point`` and ``--mask``; with ``videos`` also the frame they point into, ``only`` of videos."""
-    where = "; @12 behind it: in frame 12 of a video, #2: about region 2" if videos else ""
+    where = "; @12 or #2 behind it: see --frame" if videos else ""
     parser.add_argument(
         "--box", action="append", default=[], metavar="X1,Y1,X2,Y2", help=f"a region by its box; repeatable{where}"
     )
@@ -33,16 +33,20 @@ def add_prompts(parser: argparse.ArgumentParser, videos: bool = False, only: boo
         nargs="+",
         default=[],
         metavar="X,Y[,0|1]",
-        help="a region by one or more points, 1 inside it (default) and 0 outside; repeatable",
+        help=f"a region by one or more points, 1 inside it (default) and 0 outside; repeatable{where}",
     )
     parser.add_argument(
-        "--mask", action="append", default=[], metavar="PNG", help="a region by a mask picture; repeatable"
+        "--mask", action="append", default=[], metavar="PNG", help=f"a region by a mask picture; repeatable{where}"
     )
     parser.add_argument("--combine", action="store_true", help="all prompts point at one region together")
     if videos:
         what = "" if only else "of a video: "
         parser.add_argument(
-            "--frame", type=whole, metavar="N", help=f"{what}the frame that prompts point into (default the first)"
+            "--frame",
+            type=whole,
+            metavar="N",
+            help=f"{what}the frame that prompts point into (default the first); a prompt says it by itself as in "
+            "--box 5,9,60,80@12#2: in frame 12, about region 2",
         )
 
 
@@ -56,6 +60,13 @@ def add_frame_source(parser: argparse.ArgumentParser) -> None:
     """What raw frames and pictures do not say of themselves."""
     parser.add_argument("--size", type=width_and_height, metavar="WxH", help="of raw frames (RGB24) on standard input")
     parser.add_argument("--rate", type=float, metavar="FPS", help="frames a second of pictures and raw frames")
+
+
+def source_behind_points(groups: list[list[str]], call: str) -> str:
+    """The source of ``--point 10,20 photo.jpg``, where it stands behind the points like one of them."""
+    if groups and len(groups[-1]) > 1 and ("," not in groups[-1][-1] or Path(groups[-1][-1]).exists()):
+        return groups[-1].pop()
+    raise PamKitError(f"where to look? give a source, as in pam-kit {call} --checkpoint RUN --point 10,20")
 
 
 def is_picture(path: str) -> bool:

@@ -16,6 +16,7 @@ from pam_kit.cli.prompting import (
     add_prompts,
     add_questions,
     out_path,
+    source_behind_points,
     tell_damage,
 )
 from pam_kit.cli.stream_setup import Begun, begin, chosen_trigger
@@ -40,7 +41,9 @@ def add_verbs(verbs) -> None:
         choices=("mask-change", "scene-change"),
         help="speak when a mask or the scene has changed; repeatable",
     )
-    parser.add_argument("--save", metavar="FILE", help="write the stream's state there at the end, also of Ctrl-C")
+    parser.add_argument(
+        "--save", metavar="FILE", help="write the stream's state there at its end or when it is stopped"
+    )
     parser.add_argument(
         "--load",
         metavar="FILE",
@@ -55,7 +58,7 @@ def add_verbs(verbs) -> None:
 
 
 def _add_stream_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("source", metavar="SOURCE", help=SOURCE)
+    parser.add_argument("source", nargs="?", metavar="SOURCE", help=SOURCE)
     add_checkpoint(parser)
     add_prompts(parser, videos=True, only=True)
     add_questions(parser, task="caption")
@@ -63,7 +66,9 @@ def _add_stream_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--frames", type=positive, default=16, metavar="N", help="most frames of a clip that are read (default 16)"
     )
-    parser.add_argument("--read-every", metavar="TIME", help="between frames that are read (default: N fill a clip)")
+    parser.add_argument(
+        "--read-every", metavar="TIME", help="from one frame that is read to the next (default: so that N fill a clip)"
+    )
     parser.add_argument("--no-carry", action="store_true", help="the last frame of a clip does not open the next one")
     parser.add_argument("--no-history", action="store_true", help="the next question does not quote the last answer")
     parser.add_argument("--no-memory", action="store_true", help="point anew at the last mask's box in every clip")
@@ -72,6 +77,7 @@ def _add_stream_options(parser: argparse.ArgumentParser) -> None:
 
 def stream(options: argparse.Namespace) -> None:
     """Print events of a stream as JSON lines while its frames come in."""
+    options.source = options.source or source_behind_points(options.point, "stream video.mp4")
     out = _annotated_path(options)
     if options.save and Path(options.save).is_dir():
         raise PamKitError(f"--save {options.save} is a folder; give the name of a file")
@@ -128,6 +134,7 @@ def _print_line(values: dict[str, Any]) -> None:
 
 def long_description(options: argparse.Namespace) -> None:
     """Print one text of a whole video."""
+    options.source = options.source or source_behind_points(options.point, "describe-long video.mp4")
     out = _annotated_path(options)
     from pam_kit.inference.long_description import describe_long
     from pam_kit.inference.triggers import EveryTrigger, parse_seconds
