@@ -393,6 +393,8 @@ DATA = [
     ("languages: {english: 1}", "data.languages.english", "unknown language 'english'; valid: en, zh"),
     ("prompts: {whole_image: 1}", "data.prompts.whole_image", "unknown prompt 'whole_image'; valid: box, point, mask"),
     ("max_broken_share: 1.5", "data.max_broken_share", "must be from 0 to 1, not 1.5"),
+    ("absent_prompts: 2", "data.absent_prompts", "must be from 0 to 1, not 2"),
+    ("vocabulary_from: [micro_clip]", "data.vocabulary_from", "unknown source of texts 'micro_clip'; valid: questions"),
     ("num_workers: -1", "data.num_workers", "must be 0 or more"),
     ("regions_per_image: 0", "data.regions_per_image", "must be above 0"),
 ]
@@ -406,6 +408,7 @@ EVALUATE = [
         "unknown prompt 'boxx'; did you mean 'box'?",
     ),
     ("splits: {a: {dataset: dots, prompts: []}}", "evaluate.splits.a.prompts", "must name at least one"),
+    ("splits: {a: {dataset: dots, streams: [carry+memry]}}", "evaluate.splits.a.streams", "unknown switch 'memry'"),
     ("splits: {a: {dataset: dots, tasks: [name]}}", "evaluate.splits.a.tasks", "unknown task 'name'; valid: recognize"),
     ("splits: {a: {dataset: dots, languages: [fr]}}", "evaluate.splits.a.languages", "unknown language 'fr'"),
     ("splits: {a: {dataset: {name: dots, sed: 1}}}", "evaluate.splits.a.dataset.sed", "did you mean 'seed'?"),

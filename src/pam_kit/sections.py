@@ -9,6 +9,10 @@ SLOTS = ("backbone", "perceiver", "projector", "decoder")
 DATASET_SLOT = "dataset"
 # What a stage may train: the four slots and the learned separators between a region's tokens.
 TRAINABLE_PARTS = (*SLOTS, "prefix")
+# What a stream takes over from one clip to the next (PAM, section 3.1): its last frame, what was said, the memory.
+STREAM_SWITCHES = ("carry", "history", "memory")
+# The words of the questions themselves, among the sets that a vocabulary is learned from.
+QUESTION_TEXTS = "questions"
 
 
 @dataclass

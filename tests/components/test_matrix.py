@@ -19,7 +19,11 @@ from pam_kit.training.losses import mask_losses, weighted_sum
 # (slot, component) -> arguments that make it small, for each way in which it is to be tried. They are added to those
 # of the tiny recipe in conftest.py; a component without a row is tried with its defaults.
 SMALL = {
-    ("backbone", "timm_sam"): [{}, {"model_name": "test_resnet", "feature_stride": 8, "freeze_extractor": True}],
+    ("backbone", "timm_sam"): [
+        {},
+        {"model_name": "test_resnet", "feature_stride": 8, "freeze_extractor": True},
+        {"track": True, "score_objects": True},
+    ],
     ("backbone", "sam2"): [{"size": "tiny", "image_size": 64, "frozen": False}],
     ("perceiver", "semantic_perceiver"): [
         {},
@@ -76,8 +80,9 @@ def training_loss(model: RegionVLM, batch) -> torch.Tensor:
         losses["alignment"] = model.decoder.align(out.tokens.semantic, batch.questions)
     if out.regions.candidate_logits.requires_grad:
         shown = out.regions.candidate_logits, out.regions.candidate_iou
-        losses |= mask_losses(*shown, batch.target_masks, batch.has_target)
-    return weighted_sum(losses, LossWeights(text=1, alignment=1, dice=1, bce=1, focal=1, iou=1))
+        score = out.regions.object_score if out.regions.object_score.requires_grad else None
+        losses |= mask_losses(*shown, batch.target_masks, batch.has_target, score)
+    return weighted_sum(losses, LossWeights(text=1, alignment=1, dice=1, bce=1, focal=1, iou=1, objectness=1))
 
 
 def results(model: RegionVLM, batch) -> list:

@@ -5,11 +5,9 @@ from collections.abc import Iterator
 from pam_kit.data.mixture import Mixture
 from pam_kit.errors import RecipeError
 from pam_kit.registry import find
-from pam_kit.sections import DataSection
+from pam_kit.sections import QUESTION_TEXTS, DataSection
 from pam_kit.tasks import LANGUAGES, TASKS, clip_question, question
 
-# What stands for the words of the questions themselves among the sets that a vocabulary is learned from.
-QUESTIONS = "questions"
 # So often is each question read: words are learned by how often they occur, and questions are asked all the time.
 _ASKED = 500
 
@@ -21,7 +19,7 @@ def vocabulary_texts(section: DataSection, mixture: Mixture) -> Iterator[str]:
     """
     yield from mixture.texts()
     for name in section.vocabulary_from:
-        if name == QUESTIONS:
+        if name == QUESTION_TEXTS:
             yield from _questions()
             continue
         dataset = find("dataset", name).build()

@@ -17,14 +17,12 @@ from pam_kit.inference.result import texts_json
 from pam_kit.inference.stream_records import Description, StreamSettings
 from pam_kit.inference.streamer import RegionStream
 from pam_kit.model import RegionVLM
-from pam_kit.sections import SplitChoice
+from pam_kit.sections import STREAM_SWITCHES, SplitChoice
 from pam_kit.tasks import clip_question
 
 Scores = dict[str, dict[str, float]]
 Answers = dict[str, dict[str, GeneratedText]]
 Write = Callable[[dict[str, Any]], None]
-# The switches of a stream that an evaluation may turn off one by one.
-SWITCHES = ("carry", "history", "memory")
 
 
 def stream_settings(split: SplitChoice, max_new_tokens: int, switches: str) -> StreamSettings:
@@ -33,15 +31,15 @@ def stream_settings(split: SplitChoice, max_new_tokens: int, switches: str) -> S
     Raises PamKitError for a word that is no switch.
     """
     on = [] if switches == "none" else switches.split("+")
-    if unknown := [word for word in on if word not in SWITCHES]:
-        raise PamKitError(f"{unknown[0]!r} is no switch of a stream; join {', '.join(SWITCHES)} by +, or none")
+    if unknown := [word for word in on if word not in STREAM_SWITCHES]:
+        raise PamKitError(f"{unknown[0]!r} is no switch of a stream; join {', '.join(STREAM_SWITCHES)} by +, or none")
     return StreamSettings(
         tasks=tuple(split.tasks),
         languages=tuple(split.languages),
         clip_frames=split.clip_frames,
         read_every=0.0,
         max_new_tokens=max_new_tokens,
-        **{name: name in on for name in SWITCHES},
+        **{name: name in on for name in STREAM_SWITCHES},
     )
 
 

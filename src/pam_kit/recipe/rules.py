@@ -5,8 +5,11 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import fields
 from typing import Any
 
-from pam_kit.registry import suggest
+from pam_kit.registry import specs, suggest
 from pam_kit.sections import (
+    DATASET_SLOT,
+    QUESTION_TEXTS,
+    STREAM_SWITCHES,
     TRAINABLE_PARTS,
     DataSection,
     EvaluateSection,
@@ -101,8 +104,21 @@ def _two(value: list) -> _Findings:
         yield None, f"must be two numbers, not {len(value)}"
 
 
+def _text_sources(value: list) -> _Findings:
+    """Packages may register datasets of their own, so the names are known when the rule is asked."""
+    return _names("source of texts", (QUESTION_TEXTS, *specs(DATASET_SLOT)))(value)
+
+
+def _switches(value: list) -> _Findings:
+    for index, words in enumerate(value):
+        wrong = [word for word in words.split("+") if word not in STREAM_SWITCHES]
+        if wrong and words != "none":
+            yield index, f"unknown switch {wrong[0]!r} of a stream; join {', '.join(STREAM_SWITCHES)} by +, or none"
+
+
 _positive = _number("above 0", lambda value: 0 < value < math.inf)
 _not_negative = _number("0 or more", lambda value: 0 <= value < math.inf)
+_part_of_one = _number("from 0 to 1", lambda value: 0 <= value <= 1)
 _entries_not_negative = _entries("0 or more", lambda value: 0 <= value < math.inf)
 
 
@@ -121,7 +137,8 @@ _RULES: dict[type, dict[str, list[_Rule]]] = {
         "languages": _shares("language", LANGUAGES),
         "prompts": _shares("prompt", TRAINING_PROMPTS),
         "num_workers": [_not_negative],
-        "max_broken_share": [_number("from 0 to 1", lambda value: 0 <= value <= 1)],
+        **dict.fromkeys(("max_broken_share", "absent_prompts"), [_part_of_one]),
+        "vocabulary_from": [_text_sources],
         **dict.fromkeys(("regions_per_image", "questions_per_region", "clip_frames"), [_positive]),
         "mixed_in": [_leaves_something],
     },
@@ -148,7 +165,8 @@ _RULES: dict[type, dict[str, list[_Rule]]] = {
         "prompts": _choices("prompt", EVALUATION_PROMPTS),
         "tasks": _choices("task", TASKS),
         "languages": _choices("language", LANGUAGES),
-        "limit": [_positive],
+        **dict.fromkeys(("limit", "clip_frames"), [_positive]),
+        "streams": [_not_empty, _switches],
     },
     EvaluateSection: {"batch_size": [_positive], "max_new_tokens": [_positive], "pictures": [_not_negative]},
 }

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-LOSSES = ("dice", "bce", "focal", "iou", "alignment", "text")
+LOSSES = ("dice", "bce", "focal", "iou", "objectness", "alignment", "text")
 
 
 class LossTally:
