@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import flop_registry
 
 # These allocate or describe; no kernel runs.
 FREE = {
@@ -36,7 +35,10 @@ class Recorder(TorchDispatchMode):
     """Notes a ``Launch`` for each operation that is not a view; one operation is taken for one kernel."""
 
     def __init__(self) -> None:
+        from torch.utils.flop_counter import flop_registry  # imports Triton where it is installed
+
         super().__init__()
+        self.flops = flop_registry
         self.launches: list[Launch] = []
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
@@ -45,7 +47,7 @@ class Recorder(TorchDispatchMode):
         name = function.overloadpacket.__name__
         if not function.is_view and name not in FREE:
             moved = sum(map(_bytes, {id(leaf): leaf for leaf in tree_leaves((args, kwargs, out))}.values()))
-            flops = flop_registry.get(function.overloadpacket)
+            flops = self.flops.get(function.overloadpacket)
             self.launches.append(Launch(name, moved, flops(*args, **kwargs, out_val=out) if flops else 0))
         return out
 

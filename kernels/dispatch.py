@@ -26,13 +26,11 @@ def backend(kernels: Kernels, device: torch.device, operator: str) -> Literal["t
     """
     if kernels not in get_args(Kernels):
         raise ValueError(f"kernels is {kernels!r}; choose one of {', '.join(get_args(Kernels))}")
-    if kernels == "torch":
+    if kernels == "torch" or (kernels == "auto" and device.type == "cpu"):
         return "torch"
     obstacle = _obstacle(device.type, device.index)
     if kernels == "triton" and obstacle:
         raise RuntimeError(f"kernels=triton, but {operator} cannot run there: {obstacle}; choose kernels=auto or torch")
-    if kernels == "auto" and device.type == "cpu":
-        return "torch"
     if not torch.compiler.is_compiling():
         say_once(f"{operator} on {device}: " + (f"plain torch, since {obstacle}" if obstacle else "Triton kernels"))
     return "torch" if obstacle else "triton"
@@ -49,7 +47,6 @@ def say_once(message: str) -> None:
     log.warning(message)
 
 
-@cache
 def _obstacle(kind: str, index: int | None) -> str:
     """Why Triton kernels cannot run on this device; empty where they can."""
     if find_spec("triton") is None:
@@ -62,3 +59,7 @@ def _obstacle(kind: str, index: int | None) -> str:
     if capability < MIN_CAPABILITY:
         return f"compute capability {capability[0]}.{capability[1]} is below 8.0"
     return ""
+
+
+# What torch.compile would otherwise trace: it is called while compiling, and its answer is taken for a constant.
+_obstacle._dynamo_marked_constant = True  # type: ignore[attr-defined]

@@ -119,11 +119,7 @@ def weight_kernel(slopes, tokens, kept, parts, M, N, C, count, width, merged_h, 
     blocks = tl.cdiv(C, BLOCK_K)
     tile_n, tile_k = grouped_tile(tl.cdiv(N, BLOCK_N), RATIO * RATIO * blocks, GROUP)
     s, c, part = tile_k // blocks, (tile_k % blocks) * BLOCK_K, tl.program_id(1)
-    columns, channels, steps = (
-        tile_n * BLOCK_N + tl.arange(0, BLOCK_N),
-        c + tl.arange(0, BLOCK_K),
-        tl.arange(0, BLOCK_M),
-    )
+    columns, channels = tile_n * BLOCK_N + tl.arange(0, BLOCK_N), c + tl.arange(0, BLOCK_K)
     last = tl.minimum(M, (part + 1) * rows_a_part)
     sums = tl.zeros((BLOCK_N, BLOCK_K), tl.float32)
     for start in range(part * rows_a_part, last, BLOCK_M):

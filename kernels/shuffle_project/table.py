@@ -142,7 +142,7 @@ def _weight(kind: str) -> Entry:
 
 
 def _wide_loads(chosen: Tile, kind: str) -> int:
-    """Loads of 16 bytes when both operands of a step are loaded whole, once ahead for each stage and once in the loop."""
+    """Loads of 16 bytes a thread: both operands of a step, ahead for all stages but one, and in the loop."""
     size = 4 if kind in ("tf32", "ieee") else 2
     return (chosen.rows + chosen.columns) * chosen.step * size // (16 * 32 * chosen.warps) * chosen.stages
 
