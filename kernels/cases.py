@@ -28,6 +28,7 @@ class Case:
         backward: what the fused backward pass launches; None for an operator that is for inference.
         kept: bytes that the fused operator keeps for its backward pass beside its inputs.
         regions: divides the figures of the tables.
+        note: what fusion brings here and what it cannot, in a few sentences, for the document of the roofline.
     """
 
     operator: str
@@ -38,6 +39,7 @@ class Case:
     backward: Sequence[Launch] | None = None
     kept: int = 0
     regions: int = 1
+    note: str = ""
 
 
 def cases(operators: Sequence[str] = OPERATORS) -> list[Case]:

@@ -115,7 +115,7 @@ def weight_kernel(slopes, tokens, kept, parts, M, N, C, count, width, merged_h, 
                   rows_a_part, RATIO: tl.constexpr, COLUMN: tl.constexpr, KEPT: tl.constexpr, PRECISION: tl.constexpr,
                   BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
                   GROUP: tl.constexpr):  # fmt: skip
-    """parts[p] = slopes^T @ gather(tokens) over the rows of part p, (parts, N, K) in float32."""
+    """parts[p] = slopes^T @ gather(tokens) over the rows of part p, (parts, N, K); in float32 if there are several."""
     blocks = tl.cdiv(C, BLOCK_K)
     tile_n, tile_k = grouped_tile(tl.cdiv(N, BLOCK_N), RATIO * RATIO * blocks, GROUP)
     s, c, part = tile_k // blocks, (tile_k % blocks) * BLOCK_K, tl.program_id(1)
@@ -132,4 +132,4 @@ def weight_kernel(slopes, tokens, kept, parts, M, N, C, count, width, merged_h, 
         b = tl.load(right, (rows < last)[:, None] & (channels < C)[None, :], 0.0)
         sums = dot(a, b, sums, PRECISION)
     place = (part.to(tl.int64) * N + columns[:, None]) * (RATIO * RATIO * C) + (s * C + channels)[None, :]
-    tl.store(parts + place, sums, (columns < N)[:, None] & (channels < C)[None, :])
+    tl.store(parts + place, sums.to(parts.dtype.element_ty), (columns < N)[:, None] & (channels < C)[None, :])

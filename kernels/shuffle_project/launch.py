@@ -86,14 +86,14 @@ def weight_gradient(upstream: Tensor, tokens: Tensor, kept: Tensor | None, shuff
     step = step_within(channels, chosen.columns)
     tiles = -(-outputs // chosen.rows) * shuffle.ratio**2 * -(-channels // step)
     parts, rows_a_part = parts_of_sum(rows, tiles, chosen.step)
-    out = upstream.new_empty(parts, outputs, inputs, dtype=torch.float32)
+    out = upstream.new_empty(parts, outputs, inputs, dtype=upstream.dtype if parts == 1 else torch.float32)
     with _on(upstream):
         weight_kernel[(tiles, parts)](
             upstream, tokens, kept, out, rows, outputs, channels, count, *_map(shuffle), *tokens.stride()[:2],
             rows_a_part, BLOCK_M=chosen.step, BLOCK_N=chosen.rows, BLOCK_K=step,
             **_shared(upstream, kept, shuffle, chosen),
         )  # fmt: skip
-    return out.sum(0).to(upstream.dtype)
+    return out[0] if parts == 1 else out.sum(0).to(upstream.dtype)
 
 
 def _map(shuffle: Shuffle) -> tuple[int, int, int]:

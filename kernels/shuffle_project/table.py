@@ -30,6 +30,8 @@ TILES = {
 SLOPE_ROWS, SLOPE_COLUMNS, SLOPE_PART = 32, 128, 128
 # Fewer tiles than this leave multiprocessors idle, so they are made smaller, or the sum is split.
 ENOUGH_TILES = 128
+# A sum over fewer rows is not split: adding the parts would take longer.
+ROWS_WORTH_A_PART = 2048
 
 
 def tile(kernel: str, kind: str, rows: int, columns: int) -> Tile:
@@ -51,7 +53,7 @@ def step_within(channels: int, longest: int) -> int:
 
 def parts_of_sum(rows: int, tiles: int, step: int) -> tuple[int, int]:
     """Into how many parts a sum over rows is split, and the rows of a part, a multiple of ``step``."""
-    parts = max(1, min(2 * ENOUGH_TILES // tiles, rows // 512))
+    parts = max(1, min(2 * ENOUGH_TILES // tiles, rows // ROWS_WORTH_A_PART))
     rows_a_part = -(-rows // (parts * step)) * step
     return -(-rows // rows_a_part), rows_a_part
 

@@ -31,8 +31,10 @@ def kept_tokens(regions: int = 2, ratio: int = 2) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("store", [True, False])
-@pytest.mark.parametrize(("ratio", "order", "second", "kept"), [(2, "row", True, True), (2, "column", True, False),
-                                                               (4, "column", False, True), (1, "row", True, False)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("ratio", "order", "second", "kept"),
+    [(2, "row", True, True), (2, "column", True, False), (4, "column", False, True), (1, "row", True, False)],
+)
 def test_the_operators_derivatives_are_those_of_autograd(ratio, order, second, kept, store):
     given, kept = tensors(ratio=ratio, second=second), kept_tokens(ratio=ratio)[:, :2] if kept else None
     single = [None if tensor is None else tensor.detach().float().requires_grad_() for tensor in given]

@@ -8,7 +8,7 @@ import torch
 from pam_kit.components.projectors.pixel_shuffle_mlp import PixelShuffleMlp
 from pam_kit.contracts import PerceivedTokens
 from pam_kit.kernels import shuffle_project
-from pam_kit.kernels.shuffle_project import launch
+from pam_kit.kernels.shuffle_project import launch, table
 from pam_kit.kernels.shuffle_project.reference import Shuffle, project
 
 # Root mean square of the error, relative to that of the value. Under the interpreter bfloat16 is cut off, not rounded.
@@ -83,7 +83,9 @@ def test_nothing_is_written_beside_a_tensor_and_nothing_is_left_out(name, guarde
     assert not any(value.isnan().any() for value in (out, before, slopes, by_bias, by_tokens, by_weight))
 
 
-def test_two_runs_are_bit_identical_also_where_the_sum_over_rows_is_split():
+def test_two_runs_are_bit_identical_also_where_the_sum_over_rows_is_split(monkeypatch):
+    monkeypatch.setattr(table, "ROWS_WORTH_A_PART", 512)
+    assert table.parts_of_sum(5 * 256, 1, 32) == (2, 640)
     tensors, _, call = make(5, (16, 16), 16, 16, None, 1, "row", None, "preactivation")
     first, again = (differentiated(call, tensors) for _ in range(2))
     assert torch.equal(first[0], again[0]) and all(map(torch.equal, first[2], again[2]))
