@@ -50,10 +50,10 @@ class Row:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Write the table, and the plot if asked for; 1 when an operator was refused."""
     options = _parser().parse_args(arguments)
-    chosen = cases(options.operator or OPERATORS)
+    chosen, refused = cases(options.operator or OPERATORS), list[str]()
     if not torch.cuda.is_available():
         print("no CUDA device here: nothing is measured; the rows hold what the peaks of the cards allow")
-        rows, refused = [row for case in chosen for row in analytic(case)], []
+        rows = [row for case in chosen for row in analytic(case)]
     else:
         rows, refused = measured(chosen, options.mode or MODES, options.type)
     write(rows, options.csv)

@@ -46,11 +46,11 @@ def test_every_folder_of_sources_is_a_package():
 
 
 def data_files() -> list[Path]:
-    """Everything beside the sources, caches left out."""
+    """Everything beside the sources; caches and pages for readers of the repository are left out."""
     files = [path for folder in FOLDERS.values() for path in folder.rglob("*") if path.is_file()]
     caches = (".", "__pycache__")
     shown = [path for path in files if not any(part.startswith(caches) for part in path.relative_to(ROOT).parts)]
-    return [path for path in shown if path.suffix != ".py"]
+    return [path for path in shown if path.suffix != ".py" and path.name != "README.md"]
 
 
 def test_every_file_that_is_no_source_is_packaged():

@@ -53,7 +53,7 @@ class PixelShuffleMlp(Projector):
     def _projected(self, tokens: PerceivedTokens, later: bool) -> Tensor:
         merged = merge_neighbours(tokens.visual, tokens.grid, self._ratio(later), self.token_order)
         if self.narrow is not None:
-            merged = self.narrow(merged) if later else merged + self._nothing(merged)
+            merged = self.narrow(merged) if later else merged + self._nothing(self.narrow, merged)
         return self.visual(merged)
 
     def _projected_by_kernels(self, tokens: PerceivedTokens, later: bool) -> Tensor:
@@ -65,7 +65,7 @@ class PixelShuffleMlp(Projector):
             return shuffle_project(tokens.visual, *mlp, grid=tokens.grid, **shuffle)
         if not later:
             out = shuffle_project(tokens.visual, *mlp, grid=tokens.grid, **shuffle)
-            return out + self._nothing(out).sum()
+            return out + self._nothing(self.narrow, out).sum()
         narrow = (self.narrow.weight, self.narrow.bias)
         merged = shuffle_project(tokens.visual, *narrow, grid=tokens.grid, gelu=False, **shuffle)
         return shuffle_project(merged, *mlp, grid=(1, merged.shape[1]), ratio=1, kernels=self.kernels)
@@ -78,13 +78,14 @@ class PixelShuffleMlp(Projector):
             say_once("projector: plain torch, since its weights are spread over devices")
         return whole
 
-    def _nothing(self, like: Tensor) -> Tensor:
+    @staticmethod
+    def _nothing(narrow: nn.Linear, like: Tensor) -> Tensor:
         """A zero that gives the map of later frames a gradient of zero.
 
         Devices that see an image and devices that see a clip in the same step must have gradients for the same
         parameters.
         """
-        return 0 * self.narrow(like.new_zeros(1, 1, self.narrow.in_features))
+        return 0 * narrow(like.new_zeros(1, 1, narrow.in_features))
 
     def num_visual_tokens(self, grid: tuple[int, int], later: bool = False) -> int:
         ratio = self._ratio(later)

@@ -69,10 +69,10 @@ def shuffle_project(
     shuffle = Shuffle(grid, ratio, order, gelu)
     _check(tokens, weight, second_weight, shuffle, store)
     kept = None if kept is None else kept.long().expand(tokens.shape[0], kept.shape[-1])
-    tensors = (tokens, weight, bias, second_weight, second_bias)
+    tensors: tuple[Tensor | None, ...] = (tokens, weight, bias, second_weight, second_bias)
     chosen = backend(kernels, tokens.device, "shuffle_project")
     if chosen == "torch" or (kernels == "auto" and _type(tokens) not in TYPES):
-        return project(*tensors, kept, shuffle)
+        return project(tokens, weight, bias, second_weight, second_bias, kept, shuffle)
     tensors = tuple(_cast(tensor, _type(tokens)) for tensor in tensors)
     _check_types(tensors)
     if kept is not None:
