@@ -35,6 +35,12 @@ data:
 """
 
 
+@pytest.fixture(autouse=True)
+def any_font(monkeypatch):
+    """What a random model says has characters of all kinds; that no font has them is no matter here."""
+    monkeypatch.setattr("pam_kit.inference.lettering._warn_once", lambda chinese: None)
+
+
 @pytest.fixture(scope="session")
 def run(tmp_path_factory) -> Path:
     """A run folder with a random model that follows regions."""

@@ -5,6 +5,7 @@ import pytest
 from PIL import Image
 
 from pam_kit.inference import latency as latency_module
+from pam_kit.inference import latency_study
 from pam_kit.inference.latency import WINDOW, Latency, quantile
 from pam_kit.inference.latency_study import Point, draw, main, study, table
 
@@ -61,11 +62,13 @@ def test_the_study_measures_both_ways(video_model, tmp_path):
     assert table(points).splitlines()[2].split("|")[1].strip() == "2"
 
 
-def test_the_plot_shows_both_lines(tmp_path):
+def test_the_plot_shows_both_lines(video_model, tmp_path, monkeypatch, capsys):
     points = [Point(4, 10.0, 20.0, 30, 100), Point(64, 11.0, 160.0, 30, 1000)]
     draw(points, tmp_path / "plot.png", "a model")
     with Image.open(tmp_path / "plot.png") as picture:
         colours = {colour for count, colour in picture.convert("RGB").getcolors(1 << 20) if count > 30}
     assert len(colours) >= 3
+    monkeypatch.setattr(latency_study, "small_model", lambda: video_model)
     assert main(["--frames", "2,4", "--repeats", "1", "--out", str(tmp_path / "own.png")]) == 0
-    assert (tmp_path / "own.png").is_file()
+    assert (tmp_path / "own.png").is_file() and capsys.readouterr().out.startswith("| frames of the clip | stream, ms")
+    assert main(["--checkpoint", str(tmp_path)]) == 2

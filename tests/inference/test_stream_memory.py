@@ -73,7 +73,7 @@ def assert_bounded(result: dict, looks: list[int], spare_kib: int) -> None:
 
 
 def test_a_longer_stream_keeps_no_more(this_file):
-    looks = [105, 305, 505]
+    looks = [55, 155, 255]
     assert_bounded(run(this_file, looks, 300), looks, spare_kib=8 << 10)
 
 
