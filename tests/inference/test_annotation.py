@@ -11,7 +11,7 @@ from pam_kit.inference.annotation import MIN_SIDE, FrameAnnotator
 from pam_kit.inference.marks import region_colour
 from pam_kit.inference.panel import BACKGROUND
 from pam_kit.inference.presence import Transition
-from pam_kit.inference.stream_records import Description, StateChange, StreamSettings
+from pam_kit.inference.stream_records import Description, FrameReport, StateChange, StreamSettings
 from pam_kit.inference.streamer import RegionStream
 from pam_kit.inference.tracker import VideoPredictor
 from pam_kit.inference.video_result import FramePrompt
@@ -134,6 +134,14 @@ def test_a_stream_that_is_stopped_leaves_what_was_written(video_model, moving_sq
             raise SystemExit
         raise error("stop")
     assert [path.name for path in tmp_path.iterdir()] == (["out.mp4"] if left else [])
+
+
+def test_a_stream_that_was_brought_back_begins_with_its_states(tmp_path, monkeypatch):
+    drawn, draw = [], FrameAnnotator.draw
+    monkeypatch.setattr(FrameAnnotator, "draw", lambda *given: (drawn.append(dict(given[3])), draw(*given))[1])
+    with AnnotatedStream(tmp_path / "out.mp4", 10, 1, states={3: "lost"}) as annotated:
+        annotated.on_frame(Frame(GREY, 7.0, 70), FrameReport(70, 7.0))
+    assert drawn == [{3: "lost"}]
 
 
 def test_a_stream_of_no_frame_leaves_no_file(tmp_path):

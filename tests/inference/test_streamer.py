@@ -303,6 +303,14 @@ def test_settings_that_cannot_be_are_refused(changes, message):
     assert message in str(refused.value)
 
 
+def test_times_may_be_of_any_clock(video_model, moving_square):
+    stream, (one, other) = RegionStream(video_model, settings(read_every=0.5)), moving_square(2)
+    stream.prompt(BOX)
+    assert stream.push(one, 1.7e9).read == [1]
+    assert stream.push(other, 1.7e9 + 0.25).read == []
+    assert stream.summary()["seconds"] == 0.25 and stream.describe()[0].start == 1.7e9
+
+
 def test_times_are_accounted_by_frame_and_by_caption(video_model, moving_square):
     stream, reports = pushed(video_model, moving_square(4), read_every=0.2)
     frame_stages = {"encode", "track", "perceive", "project", "prefill"}

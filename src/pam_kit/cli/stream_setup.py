@@ -75,7 +75,8 @@ def begin(
     annotated = None
     if out is not None:
         count, asked = len({*stream.regions, *(one.region for one in prompts)}), stream.settings
-        annotated = AnnotatedStream(out, source.frame_rate, count, asked.languages, len(asked.tasks))
+        states = {one.number: one.presence.status or "" for one in stream.followed}
+        annotated = AnnotatedStream(out, source.frame_rate, count, asked.languages, len(asked.tasks), states)
         closing.enter_context(annotated)
     return Begun(frames, stream, prompts, annotated)
 

@@ -1,6 +1,6 @@
 """Annotated videos: of a finished prediction, in a second pass over its frames, and of a stream, as it goes."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
@@ -59,6 +59,7 @@ class AnnotatedStream:
         num_regions: for the texts of how many regions there is room.
         languages: whose texts are shown.
         num_texts: the tasks that are asked.
+        states: of regions that are followed already, as in a stream that was brought back.
     """
 
     def __init__(
@@ -68,6 +69,7 @@ class AnnotatedStream:
         num_regions: int,
         languages: Sequence[str] = ("en",),
         num_texts: int = 1,
+        states: Mapping[int, str] | None = None,
     ):
         self.path = Path(path)
         self._frame_rate = frame_rate or USUAL_RATE
@@ -76,7 +78,7 @@ class AnnotatedStream:
         self._annotator: FrameAnnotator | None = None
         self._start = 0.0
         self._texts: dict[int, dict[str, dict[str, GeneratedText]]] = {}
-        self._states: dict[int, str] = {}
+        self._states = dict(states or {})
 
     def on_frame(self, frame: Frame, report: FrameReport) -> None:
         """Write a frame with its masks and the texts so far."""

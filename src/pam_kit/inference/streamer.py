@@ -128,6 +128,7 @@ class RegionStream:
         if self.followed or self.pending:
             with self.latency.work():
                 self._follow(image, report)
+        self.begun = self.begun if self.frames else time
         self.frames, self.time, self.size = self.frames + 1, time, (image.shape[0], image.shape[1])
         report.latency_ms = self.latency.taken(FRAME_STAGES)
         return report
