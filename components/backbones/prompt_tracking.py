@@ -1,8 +1,9 @@
 """Following regions by prompts alone: in every frame a region is pointed at by a box around what was seen of it.
 
-Nothing here is learned, and no gradient flows back through the memory; whether an object is there says the decoder's
-object score. It is the oldest way to track (the state of SORT, arXiv 1602.00763, with a smoothed velocity in the place
-of its Kalman filter) and needs nothing of a backbone but ``segment``.
+Nothing here is learned, and no gradient flows back through the memory. Whether an object is there says the decoder's
+object score; where it is gone, or looks like another one, it is searched for around by its looks. It is the oldest way
+to track (the state of SORT, arXiv 1602.00763, with a smoothed velocity in the place of its Kalman filter) and needs
+nothing of a backbone but ``segment`` and features to tell looks by.
 """
 
 from collections.abc import Sequence
@@ -32,7 +33,15 @@ SIZE_LEFT = 0.9
 # An asked box has at least this many mask cells a side, so that it can be drawn.
 MIN_CELLS = 2
 
-_TENSORS = ("box", "size", "velocity", "missing")
+# Around the box: by how many of its sides a region is searched for, and in which directions.
+RINGS = (0.5, 1.0)
+_DIRECTIONS = ((1, 0), (1, 1), (0, 1), (-1, 1), (-1, 0), (-1, -1), (0, -1), (1, -1))
+# A region that looks less like before is searched for around; one that is found there looks at least so much alike.
+DOUBT, SURE = 0.5, 0.8
+# How much of a region's look comes from the last frame.
+LOOK_SHARE = 0.3
+
+_TENSORS = ("box", "size", "velocity", "missing", "look")
 
 
 class PromptMemory(RegionMemory):
@@ -48,6 +57,7 @@ class PromptMemory(RegionMemory):
         size: (R, 2) width and height of the whole object, of which the box may hold a part.
         velocity: (R, 2) pixels a frame when it was seen last.
         missing: (R,) long, frames since the object was seen; 0 where it was seen in the last one.
+        look: (R, A) what the object looks like: see ``appearance``; zero where it was never seen. A is 0 until then.
     """
 
     def __init__(self, image_size: int, cells: int, device: torch.device | str = "cpu"):
@@ -55,6 +65,7 @@ class PromptMemory(RegionMemory):
         self.box = torch.zeros(0, 4, device=device)
         self.size, self.velocity = torch.zeros(0, 2, device=device), torch.zeros(0, 2, device=device)
         self.missing = torch.zeros(0, dtype=torch.long, device=device)
+        self.look = torch.zeros(0, 0, device=device)
 
     def __len__(self) -> int:
         return len(self.box)
@@ -72,6 +83,15 @@ class PromptMemory(RegionMemory):
         half = sides * (1 + (MARGIN * (1 + gone)).clamp(max=MAX_MARGIN)) / 2
         middle = (self.box[:, :2] + self.box[:, 2:]) / 2 + self.velocity * travelled
         return self._inside(torch.cat([middle - half, middle + half], dim=1))
+
+    def around(self, rows: Tensor) -> Tensor:
+        """(r, K, 4): boxes of the object's size around the place where each of some regions is looked for."""
+        places = self.places()[rows]
+        half, middle = self.size[rows] * (1 + MARGIN) / 2, (places[:, :2] + places[:, 2:]) / 2
+        steps = torch.tensor([[x * ring, y * ring] for ring in RINGS for x, y in _DIRECTIONS]).to(middle)
+        shifted = middle[:, None] + steps * self.size[rows][:, None]
+        boxes = torch.cat([shifted - half[:, None], shifted + half[:, None]], dim=2)
+        return self._inside(boxes.flatten(0, 1)).unflatten(0, boxes.shape[:2])
 
     def ask(self, prompts: PromptBatch, rows: Sequence[int]) -> PromptBatch:
         """Prompts for all regions, new ones among them: those given for ``rows``, boxes for the others."""
@@ -91,7 +111,9 @@ class PromptMemory(RegionMemory):
         return PromptBatch(points, labels, masks, has_mask)
 
     @torch.no_grad()
-    def remember(self, regions: RegionFeatures, asked: PromptBatch, pointed: Tensor) -> None:
+    def remember(
+        self, regions: RegionFeatures, asked: PromptBatch, pointed: Tensor, look: Tensor | None = None
+    ) -> None:
         """Keep where the regions are in the frame that was decoded last.
 
         An object is seen where its score is positive and its mask is not empty. A region that is pointed at begins
@@ -101,9 +123,9 @@ class PromptMemory(RegionMemory):
             regions: all of them, those that are new behind the others.
             asked: the prompts that ``ask`` gave.
             pointed: (R,) bool: which of them were given.
+            look: (R, A): what they look like in it; None remembers no looks.
         """
-        shown = regions.mask_logits > 0
-        seen = (regions.object_score > 0) & shown.flatten(1).any(1)
+        shown, seen = regions.mask_logits > 0, in_sight(regions)
         box = torch.where(seen[:, None], mask_boxes(shown, self.image_size), prompt_boxes(asked, self.image_size))
         box, pad = self._inside(box), (0, 0, 0, len(seen) - len(self))
         before, size, velocity = (F.pad(value, pad) for value in (self.box, self.size, self.velocity))
@@ -116,6 +138,10 @@ class PromptMemory(RegionMemory):
         self.size = torch.where(fresh, sides, torch.where(again, torch.maximum(sides, SIZE_LEFT * size), size))
         self.velocity = torch.where(fresh, 0.0, torch.where(again, now, velocity))
         self.missing = torch.where(seen, 0, torch.where(pointed, 1, missing + 1))
+        look = self.look.new_zeros(len(seen), self.look.shape[1]) if look is None else look
+        former = F.pad(self.look, (0, look.shape[1] - self.look.shape[1], *pad[2:]))
+        mixed = F.normalize((1 - LOOK_SHARE) * former + LOOK_SHARE * look, dim=1)
+        self.look = torch.where(fresh, look * seen[:, None], torch.where(again, mixed, former))
 
     def _inside(self, boxes: Tensor) -> Tensor:
         """(R, 4) cut to the picture, with at least ``least`` pixels a side."""
@@ -137,6 +163,18 @@ class PromptMemory(RegionMemory):
             raise PamKitError(f"a memory of boxes has the tensors {', '.join(_TENSORS)}, not {', '.join(tensors)}")
         for name in _TENSORS:
             setattr(self, name, tensors[name].to(self.box.device))
+
+
+def box_prompts(boxes: Tensor, like: PromptBatch) -> PromptBatch:
+    """Boxes (n, 4) as prompts, with masks of the size of ``like``'s that are not given."""
+    labels = like.labels.new_tensor([[BOX_TOP_LEFT, BOX_BOTTOM_RIGHT]]).expand(len(boxes), -1)
+    masks = like.masks.new_zeros(len(boxes), *like.masks.shape[1:])
+    return PromptBatch(boxes.reshape(-1, 2, 2).to(like.points), labels, masks, like.has_mask.new_zeros(len(boxes)))
+
+
+def in_sight(regions: RegionFeatures) -> Tensor:
+    """(R,) bool: the object score is positive and the mask is not empty."""
+    return (regions.object_score > 0) & (regions.mask_logits > 0).flatten(1).any(1)
 
 
 def mask_boxes(masks: Tensor, image_size: int) -> Tensor:

@@ -64,6 +64,7 @@ class Sam2(SamBackbone):
             described, or always the single mask, as in the released PAM.
         overrides: entries of the sam2 package's own configuration with other values, for example
             {image_encoder.trunk.embed_dim: 16}, for a SAM 2 of another shape than the published ones.
+        kernels: what runs the mask decoder behind its transformer: auto is Triton on a GPU that can, else torch.
     """
 
     tracks = True
@@ -77,6 +78,7 @@ class Sam2(SamBackbone):
         selection: Literal["stability", "best", "single"] = "stability",
         shown: Literal["described", "single"] = "described",
         overrides: dict[str, Any] | None = None,
+        kernels: Literal["auto", "triton", "torch"] = "auto",
     ):
         if image_size <= 0 or image_size % SIZE_MULTIPLE:
             raise RecipeError(
@@ -87,7 +89,8 @@ class Sam2(SamBackbone):
             )
         model = build_sam2(size, image_size, overrides)
         side = image_size // STRIDE
-        super().__init__(image_size, (side, side), model.hidden_dim, selection, IMAGENET_MEAN, IMAGENET_STD, shown)
+        grid, normal = (side, side), (IMAGENET_MEAN, IMAGENET_STD)
+        super().__init__(image_size, grid, model.hidden_dim, selection, *normal, shown=shown, kernels=kernels)
         self.model = model
         if weights is not None and pretrained_weights_wanted():
             _load(model, Path(weights), size)

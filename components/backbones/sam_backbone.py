@@ -8,9 +8,11 @@ from sam2.modeling.sam.mask_decoder import MaskDecoder
 from sam2.modeling.sam.prompt_encoder import PromptEncoder
 from torch import Tensor, nn
 
+from pam_kit.components.backbones.decoder_kernels import DecoderKernels
 from pam_kit.components.backbones.sam_decoding import Selection, Shown, mask_prompt_logits, segment_regions
 from pam_kit.contracts import ImageFeatures, PromptBatch, RegionFeatures, VisionBackbone
 from pam_kit.errors import PamKitError
+from pam_kit.kernels.dispatch import Kernels
 
 _FREQUENCIES = "positional_encoding_gaussian_matrix"
 
@@ -29,6 +31,7 @@ class SamBackbone(VisionBackbone):
         mean: of RGB in [0, 1], taken off the picture.
         std: of RGB, what the picture is divided by.
         shown: see ``segment_regions``.
+        kernels: see ``DecoderKernels``.
     """
 
     def __init__(
@@ -40,10 +43,12 @@ class SamBackbone(VisionBackbone):
         mean: tuple[float, float, float],
         std: tuple[float, float, float],
         shown: Shown = "described",
+        kernels: Kernels = "auto",
     ):
         super().__init__()
         self.image_size, self.grid, self.embed_dim = image_size, grid, embed_dim
         self.selection, self.shown = selection, shown
+        self.decoder_kernels = DecoderKernels(kernels)
         self.frozen = False
         # Not part of the state dict, whose names stay those of the wrapped models.
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
@@ -74,6 +79,7 @@ class SamBackbone(VisionBackbone):
         self.train(self.training)
 
     def train(self, mode: bool = True):
+        self.decoder_kernels.forget()
         return super().train(mode and not self.frozen)
 
     def encode(self, images: Tensor) -> ImageFeatures:
@@ -91,6 +97,7 @@ class SamBackbone(VisionBackbone):
                 mask_prompt_logits(prompts.masks),
                 self.selection,
                 self.shown,
+                self.decoder_kernels,
             )
 
     def grad_unless_frozen(self) -> AbstractContextManager[None]:

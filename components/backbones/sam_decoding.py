@@ -2,7 +2,7 @@
 
 The modules are those of the ``sam2`` package, unmodified. SAM 2 (arXiv 2408.00714) returns masks; PAM (arXiv
 2506.05302, Section 3.1) also reads the decoder's image stream and its mask tokens, which a forward hook takes from the
-decoder's two-way transformer.
+decoder's two-way transformer. What follows the transformer may run on kernels, see ``DecoderKernels``.
 """
 
 import threading
@@ -16,7 +16,9 @@ from sam2.modeling.sam.prompt_encoder import PromptEncoder
 from sam2.modeling.sam2_base import NO_OBJ_SCORE
 from torch import Tensor
 
+from pam_kit.components.backbones.decoder_kernels import Decoded, DecoderKernels, transformed
 from pam_kit.contracts import PAD_POINT, ImageFeatures, PromptBatch, RegionFeatures
+from pam_kit.kernels.mask_tail import select_token
 
 Selection = Literal["stability", "best", "single"]
 Shown = Literal["described", "single"]
@@ -39,6 +41,8 @@ class _DecoderRun:
     logits: Tensor
     iou: Tensor
     object_score: Tensor
+    # Pixels of each mask above three thresholds, where a kernel counted them.
+    counts: Tensor | None
 
 
 def mask_prompt_logits(masks: Tensor) -> Tensor:
@@ -55,6 +59,7 @@ def segment_regions(
     mask_logits: Tensor,
     selection: Selection,
     shown: Shown = "described",
+    kernels: DecoderKernels | None = None,
 ) -> RegionFeatures:
     """Decode R prompts; each comes out as it would alone.
 
@@ -72,21 +77,26 @@ def segment_regions(
         shown: which mask ``mask_logits`` and ``iou`` are of. ``described``: the one that the first of ``mask_tokens``
             makes; ``single``: the single mask, and an empty one where there is no object (see ``hide_absent``), as the
             released PAM shows it.
+        kernels: what runs the decoder behind its transformer; without it the modules of sam2 do.
     """
+    kernels = DecoderKernels("torch") if kernels is None else kernels
     if len(prompts) == 0:
         arguments = _one_region(image_index, prompts, mask_logits)
-        return _no_region(segment_regions(prompt_encoder, mask_decoder, features, *arguments, selection, shown))
+        return _no_region(
+            segment_regions(prompt_encoder, mask_decoder, features, *arguments, selection, shown, kernels)
+        )
     points, labels = _points_first(prompts.points, prompts.labels)
     dense = _dense_embeddings(prompt_encoder, mask_logits, prompts.has_mask)
     groups = _rows_by_num_points(labels)
     runs = []
     for num_points, rows in groups:
         sparse = _sparse_embeddings(prompt_encoder, points[rows, :num_points], labels[rows, :num_points])
-        runs.append(_run(prompt_encoder, mask_decoder, features, image_index[rows], sparse, dense[rows]))
+        runs.append(_run(prompt_encoder, mask_decoder, features, image_index[rows], sparse, dense[rows], kernels))
     run = _join(runs, [rows for _, rows in groups])
     # Ahead of the mask tokens stand the IoU token and, where the decoder has one, the object-score token.
     first_mask_token = 1 + int(mask_decoder.pred_obj_scores)
-    return _region_features(run, _select(run, selection), shown, first_mask_token)
+    mask_tokens = run.tokens[:, first_mask_token : first_mask_token + run.iou.shape[1]]
+    return _region_features(run, _select(run, selection, mask_tokens, kernels), shown, mask_tokens)
 
 
 def _one_region(image_index: Tensor, prompts: PromptBatch, mask_logits: Tensor) -> tuple[Tensor, PromptBatch, Tensor]:
@@ -135,30 +145,33 @@ def _dense_embeddings(prompt_encoder: PromptEncoder, mask_logits: Tensor, has_ma
     return torch.where(has_mask[:, None, None, None], embedded, no_mask)
 
 
-def _run(prompt_encoder, mask_decoder, features, image_index, sparse, dense) -> _DecoderRun:
+def _run(prompt_encoder, mask_decoder, features, image_index, sparse, dense, kernels: DecoderKernels) -> _DecoderRun:
     source = features.embedding[image_index]
-    high_resolution = [level[image_index] for level in features.high_resolution]
-    outputs, (tokens, image) = _predict_masks(
-        mask_decoder,
-        image_embeddings=source,
-        image_pe=_dense_positions(prompt_encoder).to(source.dtype),
-        sparse_prompt_embeddings=sparse.to(source.dtype),
-        dense_prompt_embeddings=dense.to(source.dtype),
-        high_res_features=high_resolution or None,
-    )
-    logits, iou, _, object_score = outputs
+    prompts = [part.to(source.dtype) for part in (_dense_positions(prompt_encoder), sparse, dense)]
+    chosen = kernels.chosen(mask_decoder, source.device)
+    if chosen == "modules":
+        high_resolution = [level[image_index] for level in features.high_resolution]
+        decoded, tokens, image = _predict_masks(mask_decoder, source, *prompts, high_resolution)
+    else:
+        tokens, image = transformed(mask_decoder, source, *prompts)
+        grid = (source.shape[2], source.shape[3])
+        skips = features.high_resolution
+        decoded = kernels.decode(mask_decoder, chosen, tokens, image, grid, skips, image_index)
     return _DecoderRun(
         tokens=tokens,
         padding=torch.zeros(tokens.shape[:2], dtype=torch.bool, device=tokens.device),
         image=image.transpose(1, 2).unflatten(2, source.shape[-2:]),
         source=source,
-        logits=logits,
-        iou=iou,
-        object_score=object_score.squeeze(1),
+        logits=decoded.logits,
+        iou=decoded.iou,
+        object_score=decoded.object_score.squeeze(1),
+        counts=decoded.counts,
     )
 
 
-def _predict_masks(mask_decoder: MaskDecoder, **inputs) -> tuple[tuple[Tensor, ...], tuple[Tensor, Tensor]]:
+def _predict_masks(
+    mask_decoder: MaskDecoder, source: Tensor, positions: Tensor, sparse: Tensor, dense: Tensor, skips: list[Tensor]
+) -> tuple[Decoded, Tensor, Tensor]:
     """The decoder's outputs and its transformer's. The hook lives for this call and sees this thread's call only."""
     thread, seen = threading.get_ident(), []
 
@@ -168,10 +181,17 @@ def _predict_masks(mask_decoder: MaskDecoder, **inputs) -> tuple[tuple[Tensor, .
 
     handle = mask_decoder.transformer.register_forward_hook(record)
     try:
-        outputs = mask_decoder.predict_masks(repeat_image=False, **inputs)
+        logits, iou, _, object_score = mask_decoder.predict_masks(
+            image_embeddings=source,
+            image_pe=positions,
+            sparse_prompt_embeddings=sparse,
+            dense_prompt_embeddings=dense,
+            repeat_image=False,
+            high_res_features=skips or None,
+        )
     finally:
         handle.remove()
-    return outputs, seen[-1]
+    return Decoded(logits, iou, object_score, counts=None), *seen[-1]
 
 
 def _join(runs: list[_DecoderRun], rows: list[Tensor]) -> _DecoderRun:
@@ -184,14 +204,18 @@ def _join(runs: list[_DecoderRun], rows: list[Tensor]) -> _DecoderRun:
         run.tokens = F.pad(run.tokens, (0, 0, 0, missing))
         run.padding = F.pad(run.padding, (0, missing), value=True)
     order = torch.cat(rows).argsort()
-    return _DecoderRun(
-        **{f.name: torch.cat([getattr(run, f.name) for run in runs])[order] for f in fields(_DecoderRun)}
-    )
+    joined = {}
+    for field in fields(_DecoderRun):
+        parts = [getattr(run, field.name) for run in runs]
+        joined[field.name] = None if parts[0] is None else torch.cat(parts)[order]
+    return _DecoderRun(**joined)
 
 
 @torch.no_grad()
-def _select(run: _DecoderRun, selection: Selection) -> Tensor:
+def _select(run: _DecoderRun, selection: Selection, mask_tokens: Tensor, kernels: DecoderKernels) -> Tensor:
     """(R,) long: the described mask token. Token 0 makes the single mask, the others the three hypotheses."""
+    if selection == "stability" and run.counts is not None:
+        return select_token(run.counts, run.iou, mask_tokens, STABILITY_THRESHOLD, kernels.kernels).index
     single = torch.zeros(len(run.iou), dtype=torch.long, device=run.iou.device)
     if selection == "single":
         return single
@@ -213,9 +237,8 @@ def hide_absent(mask_logits: Tensor, object_score: Tensor) -> Tensor:
     return torch.where((object_score > 0)[:, None, None, None], mask_logits, NO_OBJ_SCORE)
 
 
-def _region_features(run: _DecoderRun, described: Tensor, shown: Shown, first_mask_token: int) -> RegionFeatures:
+def _region_features(run: _DecoderRun, described: Tensor, shown: Shown, mask_tokens: Tensor) -> RegionFeatures:
     rows = torch.arange(len(described), device=described.device)
-    mask_tokens = run.tokens[:, first_mask_token : first_mask_token + run.iou.shape[1]]
     if shown == "single":
         mask_logits, iou = hide_absent(run.logits[:, :1], run.object_score), run.iou[:, 0]
     else:

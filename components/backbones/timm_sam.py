@@ -16,8 +16,15 @@ from sam2.modeling.sam.transformer import TwoWayTransformer
 from sam2.modeling.sam2_utils import LayerNorm2d
 from torch import Tensor, nn
 
+from pam_kit.components.backbones.appearance import appearance, likeness
 from pam_kit.components.backbones.drawn_prompts import draw_prompts
-from pam_kit.components.backbones.prompt_tracking import PromptMemory
+from pam_kit.components.backbones.prompt_tracking import (
+    DOUBT,
+    SURE,
+    PromptMemory,
+    box_prompts,
+    in_sight,
+)
 from pam_kit.components.backbones.region_rows import check_pointed, no_prompts
 from pam_kit.components.backbones.sam_backbone import SamBackbone
 from pam_kit.components.backbones.sam_decoding import hide_absent
@@ -53,6 +60,7 @@ class TimmSam(SamBackbone):
         score_objects: learn whether there is an object at all where a prompt points, in SAM 2's object-score token and
             head; without it there always is one. Needs prompts at nothing (data.absent_prompts) and
             train.loss.objectness.
+        kernels: what runs the mask decoder behind its transformer: auto is Triton on a GPU that can, else torch.
     """
 
     def __init__(
@@ -71,13 +79,14 @@ class TimmSam(SamBackbone):
         frozen: bool = False,
         track: bool = False,
         score_objects: bool = False,
+        kernels: Literal["auto", "triton", "torch"] = "auto",
     ):
         _check_sizes(image_size, embed_dim, decoder_heads)
         side = image_size // feature_stride
         # Read before the module exists: the mean and the standard deviation come with the weights.
         extractor = _create_extractor(model_name, image_size, feature_stride)
         mean, std = load_extractor_weights(extractor, model_name, weights)
-        super().__init__(image_size, (side, side), embed_dim, selection, mean, std)
+        super().__init__(image_size, (side, side), embed_dim, selection, mean, std, kernels=kernels)
         self.feature_stride, self.draw_prompts, self.freeze_extractor = feature_stride, draw_prompts, freeze_extractor
         self.tracks = track
         self.extractor = extractor
@@ -152,10 +161,35 @@ class TimmSam(SamBackbone):
         regions = self.segment(features, asked.labels.new_zeros(len(asked)), asked)
         pointed = torch.zeros_like(asked.has_mask)
         pointed[list(rows)] = True
+        regions, look = self._searched(features, memory, regions, pointed)
         followed = hide_absent(regions.mask_logits, regions.object_score)
         regions.mask_logits = torch.where(pointed[:, None, None, None], regions.mask_logits, followed)
-        memory.remember(regions, asked, pointed)
+        memory.remember(regions, asked, pointed, look)
         return regions
+
+    def _searched(
+        self, features: ImageFeatures, memory: PromptMemory, regions: RegionFeatures, pointed: Tensor
+    ) -> tuple[RegionFeatures, Tensor]:
+        """The regions and their looks (R, A).
+
+        Those that are gone, or look like another object, are searched for around where they should be.
+        """
+        look, known = appearance(features, regions.mask_logits > 0), len(memory)
+        alike = likeness(look[:known], memory.look) if known else look.new_zeros(0)
+        doubted = ~pointed[:known] & (~in_sight(regions)[:known] | (alike < DOUBT))
+        rows = doubted.nonzero().squeeze(1)
+        if not len(rows):
+            return regions, look
+        boxes = memory.around(rows)
+        asked = box_prompts(boxes.flatten(0, 1), no_prompts(0, features))
+        found = self.segment(features, asked.labels.new_zeros(len(asked)), asked)
+        looks = appearance(features, found.mask_logits > 0)
+        marks = likeness(looks, memory.look[rows].repeat_interleave(boxes.shape[1], 0))
+        best, place = marks.masked_fill(~in_sight(found), -1).unflatten(0, boxes.shape[:2]).max(1)
+        taken = (best >= SURE).nonzero().squeeze(1)
+        order = torch.arange(len(regions), device=look.device)
+        order[rows[taken]] = len(regions) + taken * boxes.shape[1] + place[taken]
+        return RegionFeatures.joined([regions, found]).of_rows(order.tolist()), torch.cat([look, looks])[order]
 
 
 class _Pyramid(nn.Module):

@@ -176,7 +176,7 @@ def test_kept_and_restored(tmp_path):
         one, two = step(memory, now), step(other, now)
         assert torch.equal(one.points, two.points)
     assert all(torch.equal(value, other.tensors()[name]) for name, value in memory.tensors().items())
-    with pytest.raises(PamKitError, match="has the tensors box, size, velocity, missing, not box"):
+    with pytest.raises(PamKitError, match="has the tensors box, size, velocity, missing, look, not box"):
         other.restore({"box": memory.box})
     with pytest.raises(PamKitError, match="cannot keep"):
         memory.keep([0, 0])
@@ -312,3 +312,36 @@ def test_without_track_it_is_refused():
         next(backbone.track(noise(1), boxes_of()))
     with pytest.raises(PamKitError, match="call new_memory"):
         backbone.observe(backbone.encode(torch.zeros(1, 3, 128, 128, dtype=torch.uint8)), None)
+
+
+class BrightInside(BrightThings):
+    """Shows what is bright inside the box that it is asked for."""
+
+    def segment(self, features, image_index, prompts):
+        regions = super().segment(features, image_index, prompts)
+        bright = features.high_resolution[0]
+        for row, prompt in enumerate(prompts.points[:, :2].flatten(1)):
+            x1, y1, x2, y2 = (prompt * bright.shape[-1] / SIZE).round().int().tolist()
+            inside = torch.zeros_like(bright[0])
+            inside[:, y1:y2, x1:x2] = bright[0][:, y1:y2, x1:x2]
+            regions.mask_logits[row] = inside * 10 - 5
+            regions.object_score[row] = 1 if inside.any() else -1
+        return regions
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_an_object_that_jumps_is_found_by_its_looks(there):
+    """A white square jumps to the right; where it is gone instead, a red one that appears on the left is not taken."""
+    frames = torch.full((2, 3, SIZE, SIZE), 20, dtype=torch.uint8)
+    frames[0, :, 24:40, 24:40] = 255
+    frames[1, 0, 24:40, 8:24] = 255
+    if there:
+        frames[1, :, 24:40, 40:56] = 255
+    backbone = small(BrightInside)
+    with torch.no_grad():
+        _, second = backbone.track(list(frames), pointing(backbone, [24.0, 24, 40, 40]))
+    mask = second.mask_logits[0, 0] > 0
+    expected = torch.zeros_like(mask)
+    if there:
+        expected[6:10, 10:14] = True
+    assert torch.equal(mask, expected) and bool(second.object_score[0] > 0) == there
