@@ -3,7 +3,7 @@
 from pam_kit.kernels.mask_tail.measured import cases
 from pam_kit.kernels.mask_tail.op import mask_tail, select_token
 from pam_kit.kernels.mask_tail.packing import PackedUpscaling, misfit, pack_upscaling
-from pam_kit.kernels.mask_tail.reference import Selected, mask_counts, mask_tail_reference
+from pam_kit.kernels.mask_tail.reference import Selected, mask_counts, mask_tail_reference, masks_reference
 from pam_kit.kernels.mask_tail.table import entries
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     "mask_counts",
     "mask_tail",
     "mask_tail_reference",
+    "masks_reference",
     "misfit",
     "pack_upscaling",
     "select_token",

@@ -56,6 +56,24 @@ def upscale_stage1(
     return F.gelu(out)
 
 
+def masks_reference(
+    tokens: Tensor,
+    grid: tuple[int, int],
+    hyper: Tensor,
+    upscaling: PackedUpscaling,
+    skips: tuple[Tensor, Tensor] | None,
+    image_index: Tensor,
+) -> Tensor:
+    """The logits of ``mask_tail``."""
+    finer, fine = skips or (None, None)
+    out = upscale_stage1(tokens, grid, upscaling, fine, image_index)
+    out = F.conv_transpose2d(out, convolution_weight(upscaling.second_weight), upscaling.second_bias, stride=2)
+    if finer is not None:
+        out = out + finer[image_index]
+    out = F.gelu(out)
+    return (hyper @ out.flatten(2)).unflatten(2, out.shape[-2:])
+
+
 def mask_tail_reference(
     tokens: Tensor,
     grid: tuple[int, int],
@@ -66,13 +84,7 @@ def mask_tail_reference(
     delta: float = DELTA,
 ) -> tuple[Tensor, Tensor]:
     """See ``mask_tail``."""
-    finer, fine = skips or (None, None)
-    out = upscale_stage1(tokens, grid, upscaling, fine, image_index)
-    out = F.conv_transpose2d(out, convolution_weight(upscaling.second_weight), upscaling.second_bias, stride=2)
-    if finer is not None:
-        out = out + finer[image_index]
-    out = F.gelu(out)
-    logits = (hyper @ out.flatten(2)).unflatten(2, out.shape[-2:])
+    logits = masks_reference(tokens, grid, hyper, upscaling, skips, image_index)
     return logits, mask_counts(logits.detach(), delta)
 
 
