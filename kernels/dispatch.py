@@ -26,7 +26,11 @@ def backend(kernels: Kernels, device: torch.device, operator: str) -> Literal["t
     """
     if kernels not in get_args(Kernels):
         raise ValueError(f"kernels is {kernels!r}; choose one of {', '.join(get_args(Kernels))}")
-    if kernels == "torch" or (kernels == "auto" and device.type == "cpu"):
+    if kernels == "torch":
+        return "torch"
+    if kernels == "auto" and device.type == "cpu":
+        if not torch.compiler.is_compiling():
+            say_once(f"{operator} on {device}: plain torch", logging.INFO)
         return "torch"
     obstacle = _obstacle(device.type, device.index)
     if kernels == "triton" and obstacle:
@@ -42,9 +46,9 @@ def interpreting() -> bool:
 
 
 @cache
-def say_once(message: str) -> None:
-    """Log a warning, so that it is seen without a set-up; the same message only once a run."""
-    log.warning(message)
+def say_once(message: str, level: int = logging.WARNING) -> None:
+    """Log a message, as a warning so that it is seen without a set-up; the same only once a run."""
+    log.log(level, message)
 
 
 def _obstacle(kind: str, index: int | None) -> str:

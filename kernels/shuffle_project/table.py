@@ -18,13 +18,15 @@ class Tile(NamedTuple):
     group: int = 8
 
 
-# Kernel -> width of the type and precision -> tile. Not measured on a GPU yet: the widest that neither spill nor
-# exceed the shared memory of a card.
+# Kernel -> width of the type and precision -> tile. Not measured on a GPU yet: the widest that neither spills nor
+# exceeds the shared memory of a card.
 TILES = {
     "forward": {"half": Tile(128, 128, 64, 8, 3), "tf32": Tile(128, 128, 32, 8, 3), "ieee": Tile(64, 64, 32, 4, 3)},
     "few rows": {"half": Tile(64, 128, 64, 4, 4), "tf32": Tile(64, 64, 32, 4, 3), "ieee": Tile(64, 64, 32, 4, 3)},
-    "tokens": {"half": Tile(128, 128, 64, 8, 3), "tf32": Tile(128, 128, 32, 8, 3), "ieee": Tile(64, 64, 32, 4, 3)},
-    "weight": {"half": Tile(128, 128, 64, 8, 3), "tf32": Tile(128, 128, 32, 8, 3), "ieee": Tile(64, 64, 32, 4, 3)},
+    # The matrix instructions of 9.0 and 10.0 take float32 operands only with the sum along their rows, as it is not for
+    # the gradients; with 32 rows Triton uses the instructions of 8.0, which take both.
+    "tokens": {"half": Tile(128, 128, 64, 8, 3), "tf32": Tile(32, 128, 32, 4, 3), "ieee": Tile(64, 64, 16, 4, 3)},
+    "weight": {"half": Tile(128, 128, 64, 8, 3), "tf32": Tile(32, 128, 32, 4, 3), "ieee": Tile(64, 64, 16, 4, 3)},
 }
 # The kernel of the slopes: rows and columns of a step, rows of a program.
 SLOPE_ROWS, SLOPE_COLUMNS, SLOPE_PART = 32, 128, 128
@@ -70,12 +72,9 @@ def entries() -> list[Entry]:
     found = [_forward(kernel, kind) for kernel in ("forward", "few rows") for kind in ("bf16", "fp16", "tf32", "ieee")]
     found += [_tokens(kind) for kind in ("bf16", "fp16", "tf32", "ieee")]
     found += [_weight(kind) for kind in ("bf16", "fp16", "tf32", "ieee")]
-    return [
-        *found,
-        _forward("forward", "bf16", store=False),
-        _forward("forward", "bf16", kept=True),
-        *map(_slope, POINTER),
-    ]
+    found += [_forward("forward", "bf16", store=False), _forward("forward", "bf16", kept=True)]
+    found += [_forward("forward", "bf16", ratio=ratio) for ratio in (1, 4)]
+    return [*found, *map(_slope, ("bf16", "fp16", "ieee"))]
 
 
 def _blocks(kernel: str, kind: str) -> tuple[Tile, dict[str, object]]:
@@ -86,24 +85,23 @@ def _blocks(kernel: str, kind: str) -> tuple[Tile, dict[str, object]]:
     return chosen, {**blocks, "GROUP": chosen.group, "PRECISION": precision, "RATIO": 2, "COLUMN": True, "KEPT": False}
 
 
-def _forward(kernel: str, kind: str, store: bool = True, kept: bool = False) -> Entry:
+def _forward(kernel: str, kind: str, store: bool = True, kept: bool = False, ratio: int = 2) -> Entry:
     chosen, constants = _blocks(kernel, kind)
     pointers = dict.fromkeys(("tokens", "weight", "bias", "out", "preactivation"), POINTER[kind])
     variant = f"{'' if store else ', nothing stored'}{', kept tokens' if kept else ''}"
+    variant += "" if ratio == 2 else f", {ratio}x{ratio}"
     return Entry(
         "shuffle_project",
         f"{kernel} {kind} {chosen.rows}x{chosen.columns}x{chosen.step}{variant}",
         f"{MODULE}:forward_kernel",
         {**pointers, "kept": "*i64", **SIZES, **STRIDES},
-        {**constants, "KEPT": kept, "BIAS": True, "GELU": True, "STORE": store, "EVEN": True},
+        {**constants, "KEPT": kept, "RATIO": ratio, "BIAS": True, "GELU": True, "STORE": store, "EVEN": True},
         chosen.warps,
         chosen.stages,
-        checked={("forward", "bf16", True, False): (80, 89, 90, 100), ("few rows", "bf16", True, False): (80,)}.get(
-            (kernel, kind, store, kept), ()
-        ),
+        checked={"forward": (80, 89, 90, 100), "few rows": (80,)}[kernel] if kind == "bf16" and not variant else (),
         tensor_cores=kind != "ieee",
         min_vector_loads=_wide_loads(chosen, kind),
-        max_scalar_loads=24,
+        max_scalar_loads=28,
     )
 
 
@@ -118,10 +116,10 @@ def _tokens(kind: str) -> Entry:
         constants,
         chosen.warps,
         chosen.stages,
-        checked=(80, 90) if kind == "bf16" else (),
+        checked={"bf16": (80, 90), "tf32": (90,)}.get(kind, ()),
         tensor_cores=kind != "ieee",
         min_vector_loads=_wide_loads(chosen, kind),
-        max_scalar_loads=24,
+        max_scalar_loads=28,
     )
 
 
@@ -136,10 +134,10 @@ def _weight(kind: str) -> Entry:
         constants,
         chosen.warps,
         chosen.stages,
-        checked=(80, 90) if kind == "bf16" else (),
+        checked={"bf16": (80, 90), "tf32": (90,)}.get(kind, ()),
         tensor_cores=kind != "ieee",
         min_vector_loads=_wide_loads(chosen, kind),
-        max_scalar_loads=24,
+        max_scalar_loads=28,
     )
 
 
@@ -154,7 +152,7 @@ def _slope(kind: str) -> Entry:
     constants = {"ROWS": SLOPE_PART, "BLOCK_M": SLOPE_ROWS, "BLOCK_N": SLOPE_COLUMNS}
     return Entry(
         "shuffle_project",
-        f"slopes {kind}",
+        f"slopes {'fp32' if kind == 'ieee' else kind}",
         f"{MODULE}:slope_kernel",
         {**pointers, "M": 16384, "N": 1536},
         constants,

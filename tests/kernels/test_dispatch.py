@@ -21,8 +21,10 @@ def forgetful(monkeypatch):
     dispatch.say_once.cache_clear()
 
 
-def test_a_cpu_runs_torch():
-    assert dispatch.backend("auto", CPU, "op") == dispatch.backend("torch", CPU, "op") == "torch"
+def test_a_cpu_runs_torch(caplog):
+    with caplog.at_level(logging.INFO, "pam_kit.kernels"):
+        assert {dispatch.backend(kernels, CPU, "op") for kernels in ("auto", "torch", "auto")} == {"torch"}
+    assert caplog.messages == ["op on cpu: plain torch"]
     with pytest.raises(RuntimeError, match="op cannot run there.*TRITON_INTERPRET=1.*kernels=auto or torch"):
         dispatch.backend("triton", CPU, "op")
 
