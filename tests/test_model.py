@@ -5,7 +5,7 @@ from dataclasses import fields
 import pytest
 import torch
 
-from pam_kit.contracts import ProjectedTokens, PromptBatch, Questions, RegionBatch, RegionFeatures
+from pam_kit.contracts import ClipBatch, ProjectedTokens, PromptBatch, Questions, RegionBatch, RegionFeatures
 from pam_kit.model import RegionPrefix, RegionVLM
 
 
@@ -140,3 +140,26 @@ def test_the_model_supplies_the_widths_on_which_its_parts_agree(tiny_model, samp
     out = model(sample_batch())
     assert out.regions.mask_tokens.shape[-1] == model.perceiver.semantic_tokens.shape[-1] == 48
     assert out.tokens.visual.shape[-1] == out.tokens.semantic.shape[-1] == model.prefix.visual_newline.numel() == 40
+
+
+def test_clips_tracked_together_are_as_tracked_alone(tiny_model):
+    """Clips of 4, 2 and 3 frames with 1, 2 and no regions: the same features and prefixes, whatever they end beside."""
+    model = tiny_model("backbone.track=true", "backbone.score_objects=true", "projector.later_ratio=4")
+    generator = torch.Generator().manual_seed(5)
+    frames = [torch.randint(0, 256, (count, 3, 64, 64), generator=generator, dtype=torch.uint8) for count in (4, 2, 3)]
+    boxes = torch.tensor([[[8, 8], [40, 40]], [[20, 4], [60, 30]], [[2, 2], [30, 50]]]).float()
+    prompts = PromptBatch(
+        boxes, torch.tensor([[2, 3]] * 3), torch.zeros(3, 1, 16, 16), torch.zeros(3, dtype=torch.bool)
+    )
+    nothing = Questions(torch.zeros(0, dtype=torch.long), [], [], [], [])
+    targets = torch.zeros(3, 1, 16, 16), torch.zeros(3, dtype=torch.bool)
+    batch = ClipBatch(frames, [[0, 2, 3], [0, 1], [1, 2]], torch.tensor([0, 1, 1]), prompts, nothing, *targets)
+    with torch.no_grad():
+        together, prefixes = model.read_clips(batch)
+        model.backbone.tracks_together = False
+        alone, expected = model.read_clips(batch)
+    assert [len(regions) for regions in together] == [1, 2, 0]
+    for one, other in zip(together, alone, strict=True):
+        torch.testing.assert_close(one.mask_logits, other.mask_logits, rtol=0, atol=1e-4)
+    for one, other in zip(prefixes, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-4)

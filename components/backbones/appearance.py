@@ -11,22 +11,24 @@ from pam_kit.contracts import ImageFeatures
 
 
 @torch.no_grad()
-def appearance(features: ImageFeatures, masks: Tensor) -> Tensor:
-    """Features of one picture and masks (R, 1, 4h, 4w) bool -> looks (R, A); zero where a mask is empty.
+def appearance(features: ImageFeatures, image_index: Tensor, masks: Tensor) -> Tensor:
+    """Features of B pictures and masks (R, 1, 4h, 4w) bool -> looks (R, A); zero where a mask is empty.
 
-    A look is the embedding and the finest skip features, each averaged under the mask, the picture's own average taken
-    off, of length 1; the product of two looks is the mean of both cosines.
+    ``image_index`` (R,) long: the picture that each mask is of. A look is the embedding and the finest skip features,
+    each averaged under the mask, the picture's own average taken off, of length 1; the product of two looks is the mean
+    of both cosines.
     """
     levels = [features.embedding, *features.high_resolution[:1]]
-    parts = [F.normalize(_averaged(level, masks) - level.mean((2, 3)), dim=1) for level in levels]
+    parts = [F.normalize(_averaged(level[image_index], masks), dim=1) for level in levels]
     look = torch.cat(parts, dim=1) * len(parts) ** -0.5
     return look * masks.flatten(1).any(1)[:, None]
 
 
 def _averaged(level: Tensor, masks: Tensor) -> Tensor:
-    """(1, C, H, W) and (R, 1, 4h, 4w) -> (R, C): the average under each mask."""
-    share = F.adaptive_avg_pool2d(masks.to(level.dtype), level.shape[-2:]).flatten(1)  # (R, H*W)
-    return (share @ level[0].flatten(1).T) / share.sum(1, keepdim=True).clamp_min(1e-6)
+    """(R, C, H, W) and (R, 1, 4h, 4w) -> (R, C): the average under each mask, less that of the whole picture."""
+    share = F.adaptive_avg_pool2d(masks.to(level.dtype), level.shape[-2:]).flatten(2)  # (R, 1, H*W)
+    under = (share @ level.flatten(2).transpose(1, 2))[:, 0] / share.sum(2).clamp_min(1e-6)
+    return under - level.mean((2, 3))
 
 
 def likeness(one: Tensor, other: Tensor) -> Tensor:

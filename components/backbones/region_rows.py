@@ -3,14 +3,24 @@
 from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 
 from pam_kit.contracts import ImageFeatures, PromptBatch, RegionFeatures
 from pam_kit.errors import PamKitError
 
 
-def check_pointed(features: ImageFeatures, prompts: PromptBatch, rows: Sequence[int], count: int) -> None:
-    """Raise PamKitError unless ``rows`` numbers prompts into one frame, of a memory of ``count`` regions."""
-    if len(features.embedding) != 1:
+def check_pointed(
+    features: ImageFeatures,
+    prompts: PromptBatch,
+    rows: Sequence[int],
+    count: int,
+    image_index: Tensor | None = None,
+) -> None:
+    """Raise PamKitError unless ``rows`` numbers prompts into the next frame, of a memory of ``count`` regions.
+
+    ``image_index``: the frame of each region where there are several.
+    """
+    if len(features.embedding) != 1 and image_index is None:
         raise PamKitError(f"frames are followed one at a time, not {len(features.embedding)}; encode one frame")
     if len(prompts) != len(rows) or len(set(rows)) != len(rows):
         raise PamKitError(f"{len(prompts)} prompts for the regions {list(rows)}; give each prompt a region of its own")

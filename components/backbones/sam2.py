@@ -138,6 +138,7 @@ class Sam2(SamBackbone):
         memory: RegionMemory,
         prompts: PromptBatch | None = None,
         rows: Sequence[int] = (),
+        image_index: Tensor | None = None,
     ) -> RegionFeatures:
         """As promised by ``VisionBackbone``; each region is followed by itself, through SAM 2's memory of it.
 
@@ -150,6 +151,8 @@ class Sam2(SamBackbone):
         """
         if not isinstance(features, Sam2Features) or not isinstance(memory, Sam2Memory):
             raise PamKitError("Sam2 follows regions through its own features and memory; call encode and new_memory")
+        if image_index is not None:
+            raise PamKitError("Sam2 follows the regions of one clip at a time; give no image_index")
         prompts = no_prompts(0, features) if prompts is None else prompts
         check_pointed(features, prompts, rows, len(memory))
         regions = self._decoded(features, memory, prompts, rows)

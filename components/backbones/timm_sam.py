@@ -88,7 +88,7 @@ class TimmSam(SamBackbone):
         mean, std = load_extractor_weights(extractor, model_name, weights)
         super().__init__(image_size, (side, side), embed_dim, selection, mean, std, kernels=kernels)
         self.feature_stride, self.draw_prompts, self.freeze_extractor = feature_stride, draw_prompts, freeze_extractor
-        self.tracks = track
+        self.tracks = self.tracks_together = track
         self.extractor = extractor
         self.pyramid = _Pyramid(extractor.feature_info, embed_dim, feature_stride)
         self.sam_prompt_encoder = PromptEncoder(
@@ -147,6 +147,7 @@ class TimmSam(SamBackbone):
         memory: RegionMemory,
         prompts: PromptBatch | None = None,
         rows: Sequence[int] = (),
+        image_index: Tensor | None = None,
     ) -> RegionFeatures:
         """As promised by ``VisionBackbone``: each region is asked for by a box around what was seen of it.
 
@@ -156,25 +157,26 @@ class TimmSam(SamBackbone):
         if not isinstance(memory, PromptMemory):
             raise PamKitError("TimmSam follows regions through a memory of its own; call new_memory")
         prompts = no_prompts(0, features) if prompts is None else prompts
-        check_pointed(features, prompts, rows, len(memory))
+        check_pointed(features, prompts, rows, len(memory), image_index)
         asked = memory.ask(prompts, rows)
-        regions = self.segment(features, asked.labels.new_zeros(len(asked)), asked)
+        index = asked.labels.new_zeros(len(asked)) if image_index is None else image_index
+        regions = self.segment(features, index, asked)
         pointed = torch.zeros_like(asked.has_mask)
         pointed[list(rows)] = True
-        regions, look = self._searched(features, memory, regions, pointed)
+        regions, look = self._searched(features, index, memory, regions, pointed)
         followed = hide_absent(regions.mask_logits, regions.object_score)
         regions.mask_logits = torch.where(pointed[:, None, None, None], regions.mask_logits, followed)
         memory.remember(regions, asked, pointed, look)
         return regions
 
     def _searched(
-        self, features: ImageFeatures, memory: PromptMemory, regions: RegionFeatures, pointed: Tensor
+        self, features: ImageFeatures, index: Tensor, memory: PromptMemory, regions: RegionFeatures, pointed: Tensor
     ) -> tuple[RegionFeatures, Tensor]:
         """The regions and their looks (R, A).
 
         Those that are gone, or look like another object, are searched for around where they should be.
         """
-        look, known = appearance(features, regions.mask_logits > 0), len(memory)
+        look, known = appearance(features, index, regions.mask_logits > 0), len(memory)
         alike = likeness(look[:known], memory.look) if known else look.new_zeros(0)
         doubted = ~pointed[:known] & (~in_sight(regions)[:known] | (alike < DOUBT))
         rows = doubted.nonzero().squeeze(1)
@@ -182,8 +184,9 @@ class TimmSam(SamBackbone):
             return regions, look
         boxes = memory.around(rows)
         asked = box_prompts(boxes.flatten(0, 1), no_prompts(0, features))
-        found = self.segment(features, asked.labels.new_zeros(len(asked)), asked)
-        looks = appearance(features, found.mask_logits > 0)
+        where = index[rows].repeat_interleave(boxes.shape[1])
+        found = self.segment(features, where, asked)
+        looks = appearance(features, where, found.mask_logits > 0)
         marks = likeness(looks, memory.look[rows].repeat_interleave(boxes.shape[1], 0))
         best, place = marks.masked_fill(~in_sight(found), -1).unflatten(0, boxes.shape[:2]).max(1)
         taken = (best >= SURE).nonzero().squeeze(1)

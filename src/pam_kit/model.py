@@ -27,6 +27,9 @@ from pam_kit.registry import find
 from pam_kit.sections import SLOTS, Recipe
 from pam_kit.weights import without_pretrained_weights
 
+# Of a clip: the features of its regions in the first frame, and in each frame that is read.
+Watched = tuple[RegionFeatures, list[RegionFeatures]]
+
 
 class RegionPrefix(nn.Module):
     """Puts a region's tokens in the order the decoder reads: visual, newline, semantic, newline.
@@ -151,16 +154,46 @@ class RegionVLM(nn.Module):
         """The first half of ``perceive``: tokens in the backbone's width, from which both kinds of frames are made."""
         return replace(self.perceiver(regions), mask_logits=regions.mask_logits)
 
-    def watch(
-        self, frames: Iterable[Tensor], read: Sequence[int], prompts: PromptBatch
-    ) -> tuple[RegionFeatures, list[RegionFeatures]]:
-        """Frames (3, S, S) of one clip and R prompts in the first -> features of the first, and of the read frames."""
-        first, seen = None, []
-        for index, regions in enumerate(self.backbone.track(frames, prompts)):
+    def watch(self, batch: ClipBatch) -> list[Watched]:
+        """The features of each clip's regions in its first frame, and in the frames that are read.
+
+        Clips are tracked together where the backbone can, else one after the other.
+        """
+        if self.backbone.tracks_together:
+            return self._watched_together(batch)
+        return [self._watched(batch, clip) for clip in range(len(batch.frames))]
+
+    def _watched(self, batch: ClipBatch, clip: int) -> Watched:
+        first, seen, read = None, [], batch.read[clip]
+        prompts = batch.prompts.of_rows(batch.clip_index == clip)
+        for index, regions in enumerate(self.backbone.track(batch.frames[clip], prompts)):
             first = regions if first is None else first
             if index in read:
                 seen.append(regions)
         return _checked(first, seen, read)
+
+    def _watched_together(self, batch: ClipBatch) -> list[Watched]:
+        """One frame of every clip at a time; the regions of a clip that has ended are forgotten."""
+        owners, memory = batch.clip_index.tolist(), self.backbone.new_memory()
+        firsts: dict[int, RegionFeatures] = {}
+        seen: dict[int, list[RegionFeatures]] = {clip: [] for clip in range(len(batch.frames))}
+        for index in range(max(map(len, batch.frames), default=0)):
+            going = [clip for clip in seen if index < len(batch.frames[clip])]
+            staying = [row for row, clip in enumerate(owners) if clip in going]
+            if len(staying) < len(owners):
+                memory.keep(staying)
+                owners = [owners[row] for row in staying]
+            images = torch.stack([batch.frames[clip][index] for clip in going]).to(batch.clip_index.device)
+            where = batch.clip_index.new_tensor([going.index(clip) for clip in owners])
+            prompts, rows = (batch.prompts, range(len(owners))) if index == 0 else (None, range(0))
+            regions = self.backbone.observe(self.backbone.encode(images), memory, prompts, rows, where)
+            for clip in going:
+                if index == 0 or index in batch.read[clip]:
+                    own = regions.of_rows([row for row, owner in enumerate(owners) if owner == clip])
+                    firsts.setdefault(clip, own)
+                    if index in batch.read[clip]:
+                        seen[clip].append(own)
+        return [_checked(firsts.get(clip), seen[clip], batch.read[clip]) for clip in seen]
 
     def follow(
         self, frames: Iterable[Tensor], read: Sequence[int], prompts: PromptBatch
@@ -177,21 +210,17 @@ class RegionVLM(nn.Module):
         return _checked(first, tokens, read)
 
     def read_clips(
-        self, batch: ClipBatch, watch: Callable[..., tuple[RegionFeatures, list[RegionFeatures]]] | None = None
+        self, batch: ClipBatch, watch: Callable[[ClipBatch], list[Watched]] | None = None
     ) -> tuple[list[RegionFeatures], list[Tensor]]:
         """-> the features of each clip's regions in its first frame, and the R prefixes (L, D); L differs by clip.
 
         All clips' frames are perceived together, so that the features of every read frame are held at once.
 
         Args:
-            watch: what follows the regions of a clip, in the place of ``watch``: kept features, for example.
+            watch: what follows the regions, in the place of ``watch``: kept features, for example.
         """
-        firsts, seen = [], []
-        for clip, (frames, read) in enumerate(zip(batch.frames, batch.read, strict=True)):
-            first, own = (watch or self.watch)(frames, read, batch.prompts.of_rows(batch.clip_index == clip))
-            firsts.append(first)
-            seen.append(own)
-        return firsts, self._prefixes(seen)
+        watched = (watch or self.watch)(batch)
+        return [first for first, _ in watched], self._prefixes([seen for _, seen in watched])
 
     def _prefixes(self, clips: list[list[RegionFeatures]]) -> list[Tensor]:
         """The features of the read frames of each clip -> a prefix (L, D) for every region of every clip, in order."""

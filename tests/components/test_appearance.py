@@ -23,7 +23,8 @@ def painted() -> tuple[ImageFeatures, torch.Tensor]:
 
 
 def test_looks_are_centred_averages_of_length_one():
-    looks = appearance(*painted())
+    features, masks = painted()
+    looks = appearance(features, torch.zeros(6, dtype=torch.long), masks)
     torch.testing.assert_close(looks[:5].norm(dim=1), torch.ones(5))
     # (1, 0, 0, 0) less the picture's (1/4, ...) against (0, 1, 0, 0) less it: the corners of a tetrahedron.
     torch.testing.assert_close(likeness(looks[:4, None], looks[None, :4]), torch.eye(4) * (4 / 3) - 1 / 3)

@@ -422,12 +422,12 @@ def test_clips_are_tracked_once(tiny_model, cache_of, monkeypatch):
     targets = torch.zeros(3, 1, 16, 16), torch.zeros(3, dtype=torch.bool)
     batch = ClipBatch(frames, [[0, 2], [1, 2, 3]], torch.tensor([0, 0, 1]), prompts, nothing, *targets)
     plain = model.read_clips(batch)
-    tracked = []
-    monkeypatch.setattr(model.backbone, "track", lambda *a, track=model.backbone.track: tracked.append(a) or track(*a))
+    watched = []
+    monkeypatch.setattr(model, "watch", lambda batch, watch=model.watch: watched.append(batch) or watch(batch))
     for run in range(2):
         cache = cache_of(model, "backbone.track=true", "projector.later_ratio=4")
         firsts, prefixes = model.read_clips(batch, partial(cache.watch, model))
-        assert len(tracked) == 2 and (cache.misses, cache.hits) == ((3, 0), (0, 3))[run]
+        assert len(watched) == 1 and (cache.misses, cache.hits) == ((3, 0), (0, 3))[run]
         for expected, found in zip(plain[1], prefixes, strict=True):
             torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
         for expected, found in zip(plain[0], firsts, strict=True):
@@ -435,4 +435,4 @@ def test_clips_are_tracked_once(tiny_model, cache_of, monkeypatch):
     assert [len(prefix) for prefix in prefixes] == [model.prefix_length(count) for count in (2, 2, 3)]
     moved = replace(batch, frames=[frames[0], frames[1].flip(0)])
     model.read_clips(moved, partial(cache.watch, model))
-    assert len(tracked) == 3 and (cache.misses, cache.hits) == (1, 5)
+    assert len(watched) == 2 and (cache.misses, cache.hits) == (1, 5)

@@ -52,6 +52,7 @@ class VisionBackbone(nn.Module, ABC):
         grid: (h, w).
         frozen: whether the backbone keeps itself in eval mode and out of the graph.
         tracks: whether ``track`` is there.
+        tracks_together: whether regions of several clips can be in one memory, each in a frame of its own.
         weight_files: the files its weights were read from; none where they are random.
     """
 
@@ -60,6 +61,7 @@ class VisionBackbone(nn.Module, ABC):
     grid: tuple[int, int]
     frozen: bool
     tracks: bool = False
+    tracks_together: bool = False
     weight_files: tuple[Path, ...] = ()
 
     @abstractmethod
@@ -82,14 +84,17 @@ class VisionBackbone(nn.Module, ABC):
         memory: RegionMemory,
         prompts: PromptBatch | None = None,
         rows: Sequence[int] = (),
+        image_index: Tensor | None = None,
     ) -> RegionFeatures:
         """The next frame -> RegionFeatures of all regions in ``memory``, in its order; the frame is remembered.
 
         Args:
-            features: ``encode`` of the frame, B = 1.
+            features: ``encode`` of the frame, B = 1; of the next frames of B clips where the backbone
+                ``tracks_together``.
             memory: changed in place.
             prompts: regions that are pointed at in this frame; the others are followed.
             rows: the region of each prompt: one of the memory, which is pointed at anew, or the next new numbers.
+            image_index: (R,) long: which of the B frames each region is in, new ones included; None where B = 1.
         """
         raise PamKitError(
             f"{type(self).__name__} cannot follow a region through a clip; use a backbone that tracks, such as sam2"

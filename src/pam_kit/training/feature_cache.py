@@ -9,9 +9,9 @@ import os
 import sys
 import warnings
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from itertools import chain
 from pathlib import Path
 
@@ -22,9 +22,9 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from pam_kit.atomic_files import whole_file
-from pam_kit.contracts import PAD_POINT, PromptBatch, RegionBatch, RegionFeatures, VisionBackbone
+from pam_kit.contracts import PAD_POINT, ClipBatch, PromptBatch, RegionBatch, RegionFeatures, VisionBackbone
 from pam_kit.errors import PamKitError, RecipeError
-from pam_kit.model import RegionVLM
+from pam_kit.model import RegionVLM, Watched
 from pam_kit.registry import find
 from pam_kit.sections import Recipe
 
@@ -38,9 +38,10 @@ _FOLDER_VARIABLE, _DEFAULT_FOLDER = "PAM_KIT_CACHE", "~/.cache/pam_kit"
 class FeatureCache:
     """RegionFeatures by backbone, picture and prompt, one safetensors file a region, or a region in a frame of a clip.
 
-    Every region is computed by itself, or with the other regions of its clip, so that what is kept does not depend on
-    the batch it was met in: a run comes out the same, bit for bit on a CPU, whether the cache was empty, part full or
-    full. Against a run without a cache, which computes a batch at once, features differ by rounding alone (about 1e-6).
+    Every region of a picture is computed by itself, so that what is kept does not depend on the batch it was met in: a
+    run comes out the same, bit for bit on a CPU, whether the cache was empty, part full or full. Against a run without
+    a cache, which computes a batch at once, features differ by rounding alone (about 1e-6). Clips are tracked a batch
+    at once: a run that is repeated or resumed comes out the same, but what another run left may differ by rounding.
 
     Several runs may use one folder at once, and it may be deleted at any time. Files lie at
     ``folder/BACKBONE/XX/REGION.safetensors``. BACKBONE hashes the backbone's weights, settings and sources: the name of
@@ -95,26 +96,26 @@ class FeatureCache:
         return _joined([kept[one.path] for one in wanted], batch.images.device)
 
     @torch.no_grad()
-    def watch(
-        self, model: RegionVLM, frames: Sequence[Tensor], read: Sequence[int], prompts: PromptBatch
-    ) -> tuple[RegionFeatures, list[RegionFeatures]]:
-        """What ``model.watch`` gives for the R regions of a clip; it is tracked where any part of it is missing."""
-        if not len(prompts):
-            return model.watch(frames, read, prompts)
-        seen = sorted({0, *read})
-        places = self._clip_places(model.backbone, frames, seen, prompts)
-        found = [[_read(path) for path in of_frame] for of_frame in places]
-        kept = [[features for features in of_frame if features is not None] for of_frame in found]
-        if any(len(of_frame) < len(prompts) for of_frame in kept):
-            _, followed = model.watch(frames, seen, prompts)
-            kept = [[_unpadded(regions.of_rows([row])) for row in range(len(prompts))] for regions in followed]
-            for path, features in zip(chain(*places), chain(*kept), strict=True):
-                _write(path, features)
-            self.misses += len(prompts)
-        else:
-            self.hits += len(prompts)
-        parts = [_joined(of_frame, prompts.points.device) for of_frame in kept]
-        return parts[0], [parts[seen.index(index)] for index in read]
+    def watch(self, model: RegionVLM, batch: ClipBatch) -> list[Watched]:
+        """What ``model.watch`` gives for a batch of clips; it is tracked as a whole where any part of it is missing."""
+        looks = [sorted({0, *read}) for read in batch.read]
+        places = [self._clip_places(model.backbone, batch, clip, seen) for clip, seen in enumerate(looks)]
+        found = [[[_read(path) for path in of_frame] for of_frame in clip] for clip in places]
+        complete = [all(None not in of_frame for of_frame in clip) for clip in found]
+        followed = [] if all(complete) else model.watch(replace(batch, read=looks))
+        watched = []
+        for clip, (seen, there) in enumerate(zip(looks, complete, strict=True)):
+            if there:
+                kept = [[features for features in of_frame if features is not None] for of_frame in found[clip]]
+            else:
+                kept = [[_unpadded(one.of_rows([row])) for row in range(len(one))] for one in followed[clip][1]]
+                for path, features in zip(chain(*places[clip]), chain(*kept), strict=True):
+                    _write(path, features)
+            count = len(places[clip][0])
+            self.hits, self.misses = self.hits + there * count, self.misses + (not there) * count
+            parts = [_joined(of_frame, batch.clip_index.device) for of_frame in kept]
+            watched.append((parts[0], [parts[seen.index(index)] for index in batch.read[clip]]))
+        return watched
 
     def report(self) -> str:
         """One line for the end of a run: regions read and computed in it, and the size of what this backbone has."""
@@ -128,12 +129,11 @@ class FeatureCache:
             f"{size / 1e6:,.1f} MB in {self._own_folder or self.folder}"
         )
 
-    def _clip_places(
-        self, backbone: VisionBackbone, frames: Sequence[Tensor], seen: list[int], prompts: PromptBatch
-    ) -> list[list[Path]]:
-        """Where the regions lie in each frame that is looked at."""
-        shown = _digest([*frames, torch.tensor(seen)])
-        key = _region_key(shown, prompts.to("cpu"), prompts.points.device.type)
+    def _clip_places(self, backbone: VisionBackbone, batch: ClipBatch, clip: int, seen: list[int]) -> list[list[Path]]:
+        """Where the regions of a clip lie, frame by frame of those that are looked at."""
+        prompts = batch.prompts.of_rows(batch.clip_index == clip).to("cpu")
+        shown = _digest([*batch.frames[clip], torch.tensor(seen)])
+        key = _region_key(shown, _trimmed(prompts), batch.clip_index.device.type)
         folder = self._folder_of(backbone) / key[:2]
         rows = range(len(prompts))
         return [[folder / f"{key}-{index}-{row}.safetensors" for row in rows] for index in seen]
@@ -232,6 +232,12 @@ def _prompt_of(prompts: PromptBatch, row: int) -> PromptBatch:
     one = prompts.of_rows(torch.tensor([row]))
     given = one.labels[0] != PAD_POINT
     return PromptBatch(one.points[:, given], one.labels[:, given], one.masks, one.has_mask)
+
+
+def _trimmed(prompts: PromptBatch) -> PromptBatch:
+    """Without the columns of points in which none of the prompts has one, which depend on the batch."""
+    given = (prompts.labels != PAD_POINT).any(0)
+    return replace(prompts, points=prompts.points[:, given], labels=prompts.labels[:, given])
 
 
 def _unpadded(alone: RegionFeatures) -> Kept:
