@@ -13,7 +13,20 @@ from pam_kit.cli import main
 from pam_kit.data.micro.dataset import MicroDataset
 from pam_kit.data.samples import write_jsonl
 
-VERBS = ("fit", "evaluate", "predict", "plan", "components", "recipes", "data", "import-pam", "export-pam", "export")
+VERBS = (
+    "fit",
+    "evaluate",
+    "predict",
+    "stream",
+    "describe-long",
+    "plan",
+    "components",
+    "recipes",
+    "data",
+    "import-pam",
+    "export-pam",
+    "export",
+)
 TINY = """\
 # A tiny run of the command line's tests.
 model:

@@ -147,9 +147,11 @@ class Reading(ABC):
 
     Attributes:
         length: positions read of each region, the words ahead of it included.
+        positions_computed: positions that have gone through the language model so far, of all regions and questions.
     """
 
     length: int
+    positions_computed: int
 
     @abstractmethod
     def read(self, embeddings: Tensor) -> None:
