@@ -138,6 +138,15 @@ def test_offsets_beyond_32_bits():
     assert torch.equal(out, expected) and all(map(torch.equal, gradients, expected_gradients))
 
 
+def test_the_column_order_is_the_released_one(golden):
+    expected, about = golden.load("perceiver/sem64_hw8_b1")
+    keys, side = expected["keys_tokens"], int(about["hw"])
+    options = {"grid": (side, side), "ratio": 2, "gelu": False, "kernels": "triton"}
+    same = torch.eye(4 * keys.shape[-1])
+    assert torch.equal(shuffle_project(keys, same, order="column", **options), expected["official_half"])
+    assert torch.equal(shuffle_project(keys, same, order="row", **options), expected["corrected_rowmajor_half"])
+
+
 @pytest.mark.parametrize(("later_ratio", "later"), [(None, False), (4, False), (4, True)])
 @pytest.mark.parametrize("order", ["row", "column"])
 def test_the_projector_gives_the_same_with_and_without_kernels(later_ratio, later, order):
