@@ -109,7 +109,7 @@ def test_a_broken_budget_is_an_exit_status(monkeypatch, capsys):
 @pytest.mark.slow
 @pytest.mark.parametrize("sizes", ["one", "odd"])
 def test_kernels_compile_for_sizes_on_which_triton_specialises(sizes):
-    """An argument of 1 becomes a constant, which has no methods of a tensor; the interpreter knows no such constants."""
+    """An argument of 1 becomes a constant, which has no methods of a tensor: nothing the interpreter would notice."""
     seen = set()
     for entry in table(["shuffle_project"]):
         if entry.kernel in seen or "bf16" not in entry.name:
