@@ -147,7 +147,8 @@ def _dense_embeddings(prompt_encoder: PromptEncoder, mask_logits: Tensor, has_ma
 
 def _run(prompt_encoder, mask_decoder, features, image_index, sparse, dense, kernels: DecoderKernels) -> _DecoderRun:
     source = features.embedding[image_index]
-    prompts = [part.to(source.dtype) for part in (_dense_positions(prompt_encoder), sparse, dense)]
+    positions = _dense_positions(prompt_encoder).to(source.dtype)
+    prompts = (positions, sparse.to(source.dtype), dense.to(source.dtype))
     chosen = kernels.chosen(mask_decoder, source.device)
     if chosen == "modules":
         high_resolution = [level[image_index] for level in features.high_resolution]

@@ -105,7 +105,10 @@ def _chosen(
 def _check(tokens: Tensor, grid, hyper: Tensor, upscaling: PackedUpscaling, skips) -> None:
     (channels, _, first), second = upscaling.first_weight.shape, upscaling.second_weight.shape[2]
     (h, w), regions = grid, tokens.shape[0]
-    wanted = {"tokens": (tokens, (regions, h * w, channels)), "hyper": (hyper, (regions, hyper.shape[1], second))}
+    wanted: dict[str, tuple[Tensor, tuple[int, ...]]] = {
+        "tokens": (tokens, (regions, h * w, channels)),
+        "hyper": (hyper, (regions, hyper.shape[1], second)),
+    }
     if skips is not None:
         finer, fine = skips
         wanted["finer skip features"] = (finer, (finer.shape[0], second, 4 * h, 4 * w))

@@ -55,7 +55,8 @@ def pack_heads(heads: Sequence[nn.Module]) -> PackedHeads:
         linear = [head.layers[index] for head in heads]
         layers.append(torch.stack([_filled(layer.weight, rows, columns) for layer in linear]))
         layers.append(torch.stack([_filled(layer.bias[None], 1, rows)[0] for layer in linear]))
-    return PackedHeads(*layers, squashed=tuple(i for i, head in enumerate(heads) if head.sigmoid_output))
+    w1, b1, w2, b2, w3, b3 = layers
+    return PackedHeads(w1, b1, w2, b2, w3, b3, tuple(i for i, head in enumerate(heads) if head.sigmoid_output))
 
 
 def misfit(heads: Sequence[nn.Module]) -> str:
