@@ -142,9 +142,11 @@ def test_the_column_order_is_the_released_one(golden):
     expected, about = golden.load("perceiver/sem64_hw8_b1")
     keys, side = expected["keys_tokens"], int(about["hw"])
     options = {"grid": (side, side), "ratio": 2, "gelu": False, "kernels": "triton"}
-    same = torch.eye(4 * keys.shape[-1])
-    assert torch.equal(shuffle_project(keys, same, order="column", **options), expected["official_half"])
-    assert torch.equal(shuffle_project(keys, same, order="row", **options), expected["corrected_rowmajor_half"])
+    some = torch.eye(4 * keys.shape[-1])[::7]
+    assert torch.equal(shuffle_project(keys, some, order="column", **options), expected["official_half"][..., ::7])
+    assert torch.equal(
+        shuffle_project(keys, some, order="row", **options), expected["corrected_rowmajor_half"][..., ::7]
+    )
 
 
 @pytest.mark.parametrize(("later_ratio", "later"), [(None, False), (4, False), (4, True)])
