@@ -52,7 +52,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     chosen, refused = cases(options.operator or OPERATORS), list[str]()
     if not torch.cuda.is_available():
-        print("no CUDA device here: nothing is measured; the rows hold what the peaks of the cards allow")
+        said = "no CUDA device here: nothing is measured; the rows hold what the peaks of the cards allow"
+        print(said, file=sys.stderr)
         rows = [row for case in chosen for row in analytic(case)]
     else:
         rows, refused = measured(chosen, options.mode or MODES, options.type)

@@ -123,7 +123,7 @@ def test_without_a_gpu_it_says_so_and_writes_analytic_rows(tmp_path, capsys, mon
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     file, plot = tmp_path / "rows.csv", tmp_path / "bars.png"
     assert benchmark.main(["shuffle_project", "--csv", str(file), "--plot", str(plot)]) == 0
-    assert "nothing is measured" in capsys.readouterr().out
+    assert "nothing is measured" in capsys.readouterr().err
     with file.open(encoding="utf-8") as lines:
         rows = list(csv.DictReader(lines))
     assert {row["device"] for row in rows} == {"analytic A100", "analytic H100"}
