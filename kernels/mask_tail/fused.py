@@ -23,7 +23,7 @@ def upscale_stage1(tokens, weight, bias, skip, norm_weight, norm_bias, image_ind
         place, real = column, column < 4 * C1
     else:
         place, real = (column // BLOCK_C1) * C1 + column % BLOCK_C1, column % BLOCK_C1 < C1
-    left = tokens + region * stride_region + (p * stride_pixel)[:, None] + k[None, :]
+    left = tokens + region * stride_region + (p.to(tl.int64) * stride_pixel)[:, None] + k[None, :]
     right = weight + k[:, None] * (4 * C1) + place[None, :]
     sums = tl.zeros((BLOCK_P, 4 * BLOCK_C1), tl.float32)
     for start in range(0, C, BLOCK_C):

@@ -90,8 +90,7 @@ def test_the_registration_holds(strided):
     torch.library.opcheck(torch.ops.pam_kit.heads_and_semantic, (*plain, [1], *semantic))
 
 
-@pytest.mark.parametrize("dynamic", [False, True])
-def test_it_compiles_into_one_graph(dynamic):
+def test_it_compiles_into_one_graph():
     heads = make()
 
     def public(tokens):
@@ -104,7 +103,7 @@ def test_it_compiles_into_one_graph(dynamic):
     for function in (public, operator):
         torch._dynamo.reset()
         tokens = torch.randn(3, 8, WIDTH, requires_grad=True)
-        compiled = torch.compile(function, backend="aot_eager", fullgraph=True, dynamic=dynamic)
+        compiled = torch.compile(function, backend="aot_eager", fullgraph=True, dynamic=True)
         plain, fast = function(tokens), compiled(tokens)
         torch.testing.assert_close(fast, plain)
         by = [torch.autograd.grad(out.square().sum(), (tokens, *heads.parameters())) for out in (plain, fast)]

@@ -78,6 +78,23 @@ def test_logits_agree_with_the_modules_and_counts_with_the_logits(name, poisoned
 
 @pytest.mark.parametrize("dtype", BARS)
 @torch.no_grad()
+def test_counted_are_the_rounded_logits_against_the_rounded_threshold(dtype):
+    """Logits from around the thresholds, many of them on one: off the tokens, from skip features GELU leaves alone."""
+    torch.manual_seed(0)
+    skip = (8 + 8 * torch.rand(1, 16, 64, 1)).to(dtype)
+    near = ((torch.rand(1, 16, 1) + 0.5) * torch.randn(1, 16, 1).sign() * 0.05 / 12).to(dtype)
+    nothing = [torch.zeros(shape, dtype=dtype) for shape in ((1, 8, 32, 8), (8, 4, 1), (1,))]
+    logits, counts = launch_tail(nothing[0], nothing[1:], skip, torch.zeros(1).long(), near, 0.05)
+    # As SAM 2 compares.
+    wanted = [(logits > bound).sum((2, 3)) for bound in (-0.05, 0, 0.05)]
+    assert torch.equal(counts, torch.stack(wanted, -1).int())
+    exact, threshold = skip.double().permute(0, 3, 1, 2) * near[..., None].double(), torch.tensor(0.05).to(dtype)
+    if dtype != torch.float32:
+        assert (logits == threshold).any() and ((exact > threshold.double()) & (logits <= threshold)).any()
+
+
+@pytest.mark.parametrize("dtype", BARS)
+@torch.no_grad()
 def test_stability_and_choice_are_sam2s_own_to_the_bit(dtype):
     regions, grid = 6, (3, 4)
     upscaling, tokens, hyper, skips, index = make(regions, 3, grid, 32, 4, True, dtype)
