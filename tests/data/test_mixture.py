@@ -100,6 +100,21 @@ def test_samples_of_a_step_are_alike_where_lengths_are_known():
     )
 
 
+def test_steps_are_alike_in_later_passes_too():
+    """Of a set that is no whole number of steps long, a pass begins in the middle of a step."""
+    lengths = np.random.default_rng(4).integers(1, 1000, 205)
+    mixed = Mixture([Numbers(205)], (1.0,), 6, 0, [lengths])
+    spread = []
+    for step in range(136):
+        places = [mixed.place(6 * step + offset) for offset in range(6)]
+        if places[0].epoch == places[-1].epoch > 0:
+            spread.append(int(np.ptp([lengths[place.sample] for place in places])))
+    assert len(spread) > 90 and np.mean(spread) < 90
+    for epoch in range(3):
+        read = [mixed.place(205 * epoch + index).sample for index in range(205)]
+        assert sorted(read) == list(range(205))
+
+
 @pytest.mark.parametrize("count", [0, 1, 5, 6, 7, 191, 192, 193, 500])
 def test_alike_reorders_and_loses_nothing(count):
     rng = np.random.default_rng(count)

@@ -129,6 +129,9 @@ class Mixture:
             order = rng.permutation(len(self.sets[number]))
             lengths = self.lengths[number]
             if lengths is not None:
-                order = alike(order, lengths[order], self.step_size, rng)
+                # The first samples of a later pass fill up the step that the pass before it left unfinished.
+                begun = -epoch * len(order) % self.step_size
+                head, rest = order[:begun], order[begun:]
+                order = np.concatenate([head, alike(rest, lengths[rest], self.step_size, rng)])
             self._orders[number] = (epoch, order)
         return order
