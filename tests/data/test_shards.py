@@ -36,7 +36,8 @@ class Clips:
             ),
             Region("two", RegionPrompt(points=((3.0, 4.5),), labels=(1,), mask=~mask), mask),
         ]
-        return ClipSample(f"clips:{index}", frames, regions, {"en": "Before."} if index % 2 else {})
+        history = {"en": "Before."} if index % 2 else {}
+        return ClipSample(f"clips:{index}", frames, regions, history, lead=index % 3)
 
     def texts(self):
         yield "A"
@@ -51,7 +52,7 @@ def same_clip(back: ClipSample, clip: ClipSample) -> bool:
     worst = max(np.abs(a.astype(int) - b).mean() for a, b in zip(back.frames, clip.frames, strict=True))
     return (
         worst < 4
-        and back.history == clip.history
+        and (back.history, back.lead) == (clip.history, clip.lead)
         and [parts(region) for region in back.regions] == [parts(region) for region in clip.regions]
         and all(np.array_equal(a.mask, b.mask) for a, b in zip(back.regions, clip.regions, strict=True))
         and np.array_equal(back.regions[1].prompt.mask, clip.regions[1].prompt.mask)

@@ -7,7 +7,7 @@ frames are compressed with loss and half of the colours' resolution.
 import json
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -84,7 +84,13 @@ def _packed(sample: Any, quality: int) -> dict[str, str | int | bytes]:
     for frame in sample.frames:
         encoder.write(frame)
     encoder.finish()
-    return {"source": sample.source, "line": line.encode(), "frames": len(sample.frames), "video": target.getvalue()}
+    return {
+        "source": sample.source,
+        "line": line.encode(),
+        "frames": len(sample.frames),
+        "lead": sample.lead,
+        "video": target.getvalue(),
+    }
 
 
 def _first_broken(written: WrittenShards) -> str:
@@ -126,7 +132,7 @@ class ClipShards:
         except VideoError as error:
             raise BrokenSample(record.source, str(error)) from error
         frames = VideoFrames(video, record.source, stop=int(item["frames"]))
-        return build_clip(record, frames)
+        return replace(build_clip(record, frames), lead=int(item["lead"]))
 
     def texts(self) -> Iterator[str]:
         """All texts of all readable clips; a broken one is reported where it is read as a sample."""
@@ -156,7 +162,7 @@ class ClipShards:
             item = self._streaming()[index]
         except Exception as error:  # whatever litdata makes of bytes that are not what they were
             raise BrokenSample(self._place(index), f"shard {chunk['filename']} cannot be read: {error!r}") from error
-        if set(item) != {"source", "line", "frames", "video"}:
+        if set(item) != {"source", "line", "frames", "lead", "video"}:
             raise BrokenSample(self._place(index), f"{self._folder} holds no clips, but samples of {sorted(item)}")
         return item
 
