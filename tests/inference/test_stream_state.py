@@ -98,13 +98,15 @@ def test_prompts_that_wait_and_numbers_that_were_given_are_kept(video_model, mov
     stream.push(frames[0])
     stream.prompt(OTHER)
     stream.prompt(RegionPrompt(mask=mask))
+    box = tuple(np.asarray((30, 12, 50, 40), dtype=np.float32))
+    stream.prompt(RegionPrompt(box=box, points=((np.float32(40), np.float32(20)),), labels=(np.int64(1),)))
     save_stream(stream, path)
     again = load_stream(video_model, path)
     one, other = stream.push(frames[1]), again.push(frames[1])
-    assert list(one.regions) == list(other.regions) == [4, 5, 6]
+    assert list(one.regions) == list(other.regions) == [4, 5, 6, 7]
     for number in one.regions:
         assert torch.equal(one.regions[number].mask_logits, other.regions[number].mask_logits)
-    assert again.prompt(BOX) == 7 and again.time == stream.time
+    assert again.prompt(BOX) == 8 and again.time == stream.time
 
 
 def test_times_of_work_are_those_since_it_came_back(video_model, moving_square, tmp_path):

@@ -147,7 +147,12 @@ def _region(stream: RegionStream, facts: dict[str, Any], tensors: dict[str, Tens
 
 
 def _prompt_facts(prompt: RegionPrompt) -> dict[str, Any]:
-    return {"box": prompt.box, "points": prompt.points, "labels": prompt.labels}
+    # Numbers of NumPy, as a detector's boxes are, are none that JSON knows.
+    return {
+        "box": None if prompt.box is None else [float(value) for value in prompt.box],
+        "points": [[float(x), float(y)] for x, y in prompt.points],
+        "labels": [int(label) for label in prompt.labels],
+    }
 
 
 def _prompt(facts: dict[str, Any], mask: Tensor | None) -> RegionPrompt:
