@@ -103,6 +103,13 @@ def test_options_that_are_no_good(call, video, verb, options, message):
     assert message in failing(call, verb, video, *options)
 
 
+@pytest.mark.parametrize("verb", ["stream", "predict", "describe-long"])
+def test_a_prompt_is_looked_at_before_the_model_is_loaded(call, video, verb):
+    trigger = ["--every", "1s"] if verb == "stream" else []
+    err = failing(call, verb, video, "--box", "1,1,500,9", *trigger, "--checkpoint", "no_such_run")
+    assert "does not fit a picture of 96x64 pixels" in err
+
+
 def test_a_picture_is_no_video_and_standard_input_no_file(call, bad):
     assert "photo.png is a picture; a video is" in failing(call, "stream", bad / "photo.png", *BOX, "--every", "1s")
     assert "needs a file; pam-kit stream reads from -" in failing(call, "predict", "-", *BOX)

@@ -89,11 +89,14 @@ def _predict_video(options: argparse.Namespace) -> None:
     from pam_kit.inference.annotated_video import write_annotated
     from pam_kit.inference.prompt_options import video_prompts_from_options
     from pam_kit.inference.tracker import VideoPredictor
+    from pam_kit.inference.video_result import prompts_by_frame
 
     typed = (options.box, options.point, options.mask)
     prompts = video_prompts_from_options(*typed, options.frame or 0, options.combine)
     progress = partial(tqdm, disable=None)  # none where nobody watches
     with opened_video(options.image, None, options.rate) as video:
+        # What is wrong with a prompt is said before the model is loaded.
+        prompts_by_frame(prompts, video.width, video.height)
         predictor = VideoPredictor.from_run(options.checkpoint, options.device)
         asked = (options.task, options.lang, options.frames, options.sampler, options.max_new_tokens)
         found = predictor.predict(video, prompts, *asked, progress=progress)
