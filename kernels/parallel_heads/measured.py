@@ -21,12 +21,12 @@ SHAPES = tuple(
     (len(HEADS), *shape) for shape in ((WIDTH, WIDTH), (WIDTH,), (WIDTH, WIDTH), (WIDTH,), (OUTPUTS, WIDTH), (OUTPUTS,))
 )
 
-NOTE = """The heads are a matter of launches, not of bytes or operations: the weights, 1.6 MiB, have to be read once, and a
-CUDA graph takes most of what 33 launches cost the CPU without a kernel. torch's packed products launch six kernels, and
-some cards copy the biases ahead of each product. What is left to the fused one is the latency of three products in a
-row. Semantic tokens may share its launch where they do not depend on the selected mask; for many regions they should
-not, since each block of 64 outputs computes the hidden layer anew. In training nothing is won over the packed products,
-which compute the derivatives."""
+NOTE = """The heads are a matter of launches, not of bytes or operations: the weights, 1.6 MiB, have to be read once,
+and a CUDA graph takes most of what 33 launches cost the CPU without a kernel. torch's packed products launch six
+kernels, or nine where the biases are copied ahead of the products. What is left to the fused one is the latency of
+three products in a row. Semantic tokens may share its launch where they do not depend on the selected mask; for many
+regions they should not, since each block of 64 outputs computes the hidden layer anew. In training nothing is won
+over the packed products, which compute the derivatives."""
 
 
 def cases() -> list[Case]:
