@@ -278,3 +278,10 @@ def test_data_check_of_a_recipe_reads_all_its_sets(capsys, recipe):
 def test_data_check_of_what_does_not_exist(capsys, tmp_path, monkeypatch, arguments, message):
     monkeypatch.chdir(tmp_path)
     assert message in failing(capsys, "data", "check", *arguments)
+
+
+def test_a_schedule_is_scored_on_its_last_stage(monkeypatch):
+    asked = []
+    monkeypatch.setattr("pam_kit.cli.runs._evaluate", lambda recipe, *rest: asked.append((recipe.name, *rest)))
+    assert main(["evaluate", "pam_tiny_video", "--checkpoint", "runs/some"]) == 0
+    assert asked == [("pam_tiny_video_stage2", "runs/some", Path("runs/some/evaluation/pam_tiny_video_stage2"))]

@@ -76,6 +76,7 @@ def test_clips_come_back(shards):
         assert same_clip(dataset[i], clips[i])
         assert dataset[i].source == f"shards:{i} ({clips[i].source})" and dataset[i].frames[0].shape == (*SIZE, 3)
     assert list(dataset.texts()) == ["A", "甲"] * 5
+    assert [length // 4096 for length in dataset.lengths(3)] == [min(3, len(clip.frames) - clip.lead) for clip in clips]
     assert same_clip(pickle.loads(pickle.dumps(dataset[4])), clips[4])
     with pytest.raises(IndexError):
         dataset[5]

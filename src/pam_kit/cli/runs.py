@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from pam_kit.cli.arguments import add_recipe, add_verb, chosen_recipe, chosen_schedule, positive
+from pam_kit.cli.arguments import add_recipe, add_verb, chosen_schedule, positive
 from pam_kit.sections import Recipe
 
 RUN = "a run folder, for example runs/pam_tiny"
@@ -40,8 +40,8 @@ def fit(options: argparse.Namespace) -> None:
 
 
 def evaluate(options: argparse.Namespace) -> None:
-    """Score a trained model on a recipe's held-out sets."""
-    recipe = chosen_recipe(options)
+    """Score a trained model on a recipe's held-out sets; of a schedule, on those of its last stage."""
+    recipe = chosen_schedule(options).stages[-1]
     folder = Path(options.out) if options.out else Path(options.checkpoint) / "evaluation" / recipe.name
     _evaluate(recipe, options.checkpoint, folder)
 

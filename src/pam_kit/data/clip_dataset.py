@@ -11,13 +11,10 @@ from pam_kit.contracts import ClipSample
 from pam_kit.data.lines import LineFile
 from pam_kit.data.pam_clips import count_streaming_events, parse_streaming_event, parse_video_line
 from pam_kit.data.pam_data import BOX_TOLERANCE, check_default_task
-from pam_kit.data.samples import load_clip, picture_folder, readable_texts
+from pam_kit.data.samples import clip_length, load_clip, picture_folder, readable_texts
 from pam_kit.data.schema import SampleRecord, parse_line
 from pam_kit.errors import BrokenSample
 from pam_kit.registry import register
-
-# A frame more outweighs any text.
-_MOST_CHARACTERS = 4096
 
 
 @register(
@@ -80,8 +77,7 @@ class ClipDataset:
             record = self.record(index)
         except BrokenSample:
             return 0
-        frames = min(max_frames, len(record.frames)) if record.frames else max_frames
-        return frames * _MOST_CHARACTERS + min(_MOST_CHARACTERS - 1, max(map(len, record.texts()), default=0))
+        return clip_length(record, len(record.frames) or max_frames, max_frames)
 
     def texts(self) -> Iterator[str]:
         """All texts of all readable clips; a broken one is reported where it is read as a sample."""

@@ -15,6 +15,9 @@ from pam_kit.data.pictures import read_picture
 from pam_kit.data.schema import RegionRecord, SampleRecord, VideoSpan, parse_line, record_line
 from pam_kit.errors import BrokenSample, PamKitError, PromptError
 
+# A frame more outweighs any text.
+_MOST_CHARACTERS = 4096
+
 
 def load_sample(record: SampleRecord, image_root: Path, box_tolerance: float = 0.0) -> RegionSample:
     """Read the picture of ``record`` below ``image_root`` and build its regions.
@@ -72,6 +75,12 @@ def _checked_regions(record: SampleRecord, image: np.ndarray, box_tolerance: flo
         except (MaskError, PromptError) as error:
             raise BrokenSample(record.source, f"region {region.id!r}: {error}") from error
     return regions
+
+
+def clip_length(record: SampleRecord, num_frames: int, max_frames: int) -> int:
+    """How long a clip is to read: by its frames, of which ``max_frames`` are read, then by its longest text."""
+    longest = max(map(len, record.texts()), default=0)
+    return min(num_frames, max_frames) * _MOST_CHARACTERS + min(longest, _MOST_CHARACTERS - 1)
 
 
 def picture_folder(folder: str | Path) -> Path:

@@ -17,7 +17,7 @@ import numpy as np
 from pam_kit.atomic_files import whole_folder
 from pam_kit.contracts import ClipSample
 from pam_kit.data.clips import VideoFrames
-from pam_kit.data.samples import build_clip, clip_line, readable_texts
+from pam_kit.data.samples import build_clip, clip_length, clip_line, readable_texts
 from pam_kit.data.schema import RegionDataset, SampleRecord, parse_line
 from pam_kit.data.video import MemoryVideo, VideoError
 from pam_kit.data.video.frames import PICTURE_RATE
@@ -133,6 +133,17 @@ class ClipShards:
             raise BrokenSample(record.source, str(error)) from error
         frames = VideoFrames(video, record.source, stop=int(item["frames"]))
         return replace(build_clip(record, frames), lead=int(item["lead"]))
+
+    def lengths(self, max_frames: int) -> list[int]:
+        """How long each clip is when at most ``max_frames`` frames are read, 0 for a broken one; reads all shards."""
+        return [self._length(index, max_frames) for index in range(len(self))]
+
+    def _length(self, index: int, max_frames: int) -> int:
+        try:
+            item = self._item(index)
+            return clip_length(self._record(item, index), int(item["frames"]) - int(item["lead"]), max_frames)
+        except BrokenSample:
+            return 0
 
     def texts(self) -> Iterator[str]:
         """All texts of all readable clips; a broken one is reported where it is read as a sample."""

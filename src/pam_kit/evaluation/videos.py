@@ -56,7 +56,8 @@ def evaluate_videos(
         stream.reset()
         said, seen = _streamed(stream, sample, kind)
         for number, region in enumerate(sample.regions, 1):
-            for event, one in zip(region.events, said[number], strict=True):
+            for event in region.events:
+                one = said[number][event.last]
                 events.add(_asked(event.texts, settings), event.attributes, one.texts)
                 write({"source": sample.source, "id": region.id, "references": event.texts, **one.to_json()})
             if len(region.masks):
@@ -105,13 +106,19 @@ def evaluate_clips(
 
 def _streamed(
     stream: RegionStream, sample: VideoSample, kind: str
-) -> tuple[dict[int, list[Description]], dict[int, list[np.ndarray]]]:
-    """What was said of each region at the ends of its events, and its masks from the frame of its prompt on.
+) -> tuple[dict[int, dict[int, Description]], dict[int, list[np.ndarray]]]:
+    """What was said of each region, by the frame in which events of it end, and its masks from its prompt on.
 
-    Regions are numbered from 1 up, in the order of the sample.
+    Regions are numbered from 1 up, in the order of the sample. Raises PamKitError for an event that ends before the
+    region is pointed at.
     """
+    for region in sample.regions:
+        if any(event.last < region.frame for event in region.events):
+            raise PamKitError(
+                f"{sample.source}: an event of region {region.id} ends before its prompt's frame {region.frame}"
+            )
     numbers = range(1, len(sample.regions) + 1)
-    said: dict[int, list[Description]] = {number: [] for number in numbers}
+    said: dict[int, dict[int, Description]] = {number: {} for number in numbers}
     seen: dict[int, list[np.ndarray]] = {number: [] for number in numbers}
     for index, frame in enumerate(sample.frames):
         for number, region in enumerate(sample.regions, 1):
@@ -126,7 +133,7 @@ def _streamed(
             if any(event.last == index for event in region.events)
         ]
         for description in stream.describe(ending) if ending else ():
-            said[description.region].append(description)
+            said[description.region][index] = description
     return said, seen
 
 
