@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from pam_kit.contracts import ClipBatch, ProjectedTokens, PromptBatch, Questions, RegionBatch, RegionFeatures
+from pam_kit.errors import PamKitError
 from pam_kit.model import RegionPrefix, RegionVLM
 
 
@@ -163,3 +164,21 @@ def test_clips_tracked_together_are_as_tracked_alone(tiny_model):
         torch.testing.assert_close(one.mask_logits, other.mask_logits, rtol=0, atol=1e-4)
     for one, other in zip(prefixes, expected, strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=1e-4)
+
+
+def test_a_projector_that_miscounts_is_found_out(tiny_model, monkeypatch):
+    model = tiny_model("backbone.track=true", "projector.later_ratio=4")
+    prompts = PromptBatch(
+        torch.tensor([[[8.0, 8], [40, 40]]]),
+        torch.tensor([[2, 3]]),
+        torch.zeros(1, 1, 16, 16),
+        torch.zeros(1, dtype=torch.bool),
+    )
+    nothing = Questions(torch.zeros(0, dtype=torch.long), [], [], [], [])
+    frames = [torch.zeros(2, 3, 64, 64, dtype=torch.uint8)]
+    targets = torch.zeros(1, 1, 16, 16), torch.zeros(1, dtype=torch.bool)
+    batch = ClipBatch(frames, [[0, 1]], torch.tensor([0]), prompts, nothing, *targets)
+    assert [len(prefix) for prefix in model.read_clips(batch)[1]] == [model.prefix_length(2)]
+    monkeypatch.setattr(model.projector, "num_visual_tokens", lambda grid, later=False: 3)
+    with pytest.raises(PamKitError, match="num_visual_tokens says something else"):
+        model.read_clips(batch)

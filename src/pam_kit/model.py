@@ -228,8 +228,14 @@ class RegionVLM(nn.Module):
         behind = self._written([regions for own in clips for regions in own[1:]], later=True)
         prefixes = []
         for own in clips:
-            frames = [next(openings), *(next(behind) for _ in own[1:])]
-            prefixes += list(torch.cat(frames, dim=1))
+            prefix = torch.cat([next(openings), *(next(behind) for _ in own[1:])], dim=1)
+            expected = self.prefix_length(len(own))
+            if prefix.shape[1] != expected:
+                raise PamKitError(
+                    f"{len(own)} frames of a clip became {prefix.shape[1]} positions, not {expected}: the projector's "
+                    "num_visual_tokens says something else than its forward does"
+                )
+            prefixes += list(prefix)
         return prefixes
 
     def _written(self, parts: list[RegionFeatures], later: bool) -> Iterator[Tensor]:
