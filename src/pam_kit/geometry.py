@@ -1,5 +1,7 @@
 """Boxes, erosion and inner points of boolean masks. At the bottom of the house: every room may import it."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 _COARSE_SIDE = 96
@@ -15,6 +17,13 @@ def mask_iou(one: np.ndarray, other: np.ndarray) -> float:
     """Intersection over union of two boolean (H, W) masks; 1 where both are empty."""
     union = np.count_nonzero(one | other)
     return np.count_nonzero(one & other) / union if union else 1.0
+
+
+def box_iou(one: Sequence[float], other: Sequence[float]) -> float:
+    """Intersection over union of two boxes (x1, y1, x2, y2) that are not empty."""
+    width, height = (max(0.0, min(one[i + 2], other[i + 2]) - max(one[i], other[i])) for i in (0, 1))
+    areas = [(box[2] - box[0]) * (box[3] - box[1]) for box in (one, other)]
+    return width * height / (sum(areas) - width * height)
 
 
 def eroded(mask: np.ndarray) -> np.ndarray:

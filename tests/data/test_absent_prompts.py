@@ -9,8 +9,9 @@ from pam_kit.contracts import ClipSample, Region, RegionPrompt, RegionSample
 from pam_kit.data.micro.dataset import MicroDataset
 from pam_kit.data.mixture import Mixture
 from pam_kit.data.prepare import Geometry, collate
-from pam_kit.data.prompting import absent_prompt, box_iou, loose_prompt, region_box
+from pam_kit.data.prompting import absent_prompt, loose_prompt, region_box
 from pam_kit.data.training import TrainingView
+from pam_kit.geometry import box_iou
 from pam_kit.sections import ComponentChoice, DataSection
 
 GEOMETRY = Geometry(64, (16, 16))

@@ -10,7 +10,7 @@ import numpy as np
 from pam_kit.contracts import POSITIVE_POINT, ClipSample, Region, RegionSample, VideoSample
 from pam_kit.data.schema import RegionDataset, VideoDataset
 from pam_kit.errors import BrokenSample
-from pam_kit.geometry import mask_box
+from pam_kit.geometry import box_iou, mask_box
 
 # A mask of less than a ten-thousandth of its picture is smaller than 3 x 3 cells of a 256 x 256 mask decoder.
 TINY_SHARE = 1e-4
@@ -146,7 +146,7 @@ def _looks_swapped(region: Region) -> bool:
     as_sizes = (x, y, x + third, y + fourth)
     if region.mask is not None:
         target = mask_box(region.mask)
-        return _iou(as_sizes, target) > max(MATCH_IOU, _iou(prompt.box, target) + MATCH_MARGIN)
+        return box_iou(as_sizes, target) > max(MATCH_IOU, box_iou(prompt.box, target) + MATCH_MARGIN)
     labelled = zip(prompt.points, prompt.labels, strict=True)
     inner = [point for point, label in labelled if label == POSITIVE_POINT]
     return bool(inner) and not _holds(prompt.box, inner) and _holds(as_sizes, inner)
@@ -154,12 +154,6 @@ def _looks_swapped(region: Region) -> bool:
 
 def _holds(box, points: list[tuple[float, float]]) -> bool:
     return all(box[0] <= x <= box[2] and box[1] <= y <= box[3] for x, y in points)
-
-
-def _iou(one, other) -> float:
-    one, other = np.asarray(one, dtype=float), np.asarray(other, dtype=float)
-    overlap = np.clip(np.minimum(one[2:], other[2:]) - np.maximum(one[:2], other[:2]), 0, None).prod()
-    return float(overlap / ((one[2:] - one[:2]).prod() + (other[2:] - other[:2]).prod() - overlap))
 
 
 def _kind(reason: str) -> str:

@@ -6,7 +6,7 @@ import numpy as np
 
 from pam_kit.contracts import POSITIVE_POINT, Region, RegionPrompt
 from pam_kit.errors import PromptError
-from pam_kit.geometry import innermost_point, mask_box
+from pam_kit.geometry import box_iou, innermost_point, mask_box
 
 # A person's box misses an edge by up to this share of the box's side.
 BOX_JITTER = 0.1
@@ -106,13 +106,6 @@ def region_box(region: Region) -> Box | None:
     if region.mask is not None:
         return mask_box(region.mask)
     return None if region.prompt is None else region.prompt.box
-
-
-def box_iou(one: Box, other: Box) -> float:
-    """Intersection over union of two boxes that are not empty."""
-    width, height = (max(0.0, min(one[i + 2], other[i + 2]) - max(one[i], other[i])) for i in (0, 1))
-    areas = [(box[2] - box[0]) * (box[3] - box[1]) for box in (one, other)]
-    return width * height / (sum(areas) - width * height)
 
 
 def _jittered(box, width: int, height: int, rng: np.random.Generator) -> tuple[float, float, float, float]:
