@@ -11,6 +11,7 @@ from transformers import AutoConfig, GenerationConfig, PreTrainedConfig, PreTrai
 from pam_kit.components.decoders.adapters import add_adapters, merge_adapters
 from pam_kit.components.decoders.chat import ChatFormat, ChatTemplate
 from pam_kit.components.decoders.conversation import NO_LABEL, TokenizedText
+from pam_kit.components.decoders.growing_cache import new_cache
 from pam_kit.components.decoders.pretrained import (
     config_of_sizes,
     meaning,
@@ -315,6 +316,13 @@ class CausalLM(Decoder):
         )
         steps = self.lm.compute_transition_scores(output.sequences, output.scores, normalize_logits=True)
         return [form.answer(said, logs) for said, logs in zip(output.sequences, steps, strict=True)]
+
+    def room(self, in_parts: bool = False) -> float:
+        window = new_cache(self.lm.config)[1] if in_parts else float("inf")
+        return min(most_positions(self.lm.config), self.max_positions or float("inf"), window)
+
+    def question_length(self, question: str) -> int:
+        return len(self._ready_format().prompt(question)) - 1
 
     def start_reading(self, count: int) -> Reading:
         return CachedReading(self.lm, self._ready_format(), count, self.max_positions)

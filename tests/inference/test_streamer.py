@@ -137,6 +137,12 @@ def test_what_is_left_to_do_at_the_timestamp_does_not_grow(video_model, moving_s
     assert len(set(computed.values())) == 1 and ahead < computed[64] <= ahead + len(question), computed
 
 
+def test_the_first_word_of_a_later_region_has_waited_for_the_regions_before(video_model, moving_square):
+    stream, _ = pushed(video_model, moving_square(3), (BOX, OTHER))
+    first, second = (one.latency_ms for one in stream.describe())
+    assert second["first_token"] >= first["first_token"] + first["decode"] + first["carry"]
+
+
 @pytest.mark.parametrize(("most", "carry"), [(1, True), (2, True), (2, False), (3, True), (5, False)])
 def test_a_clip_never_has_more_frames_than_it_may(video_model, moving_square, most, carry):
     stream = RegionStream(video_model, settings(clip_frames=most, carry=carry, read_every=0.1, max_new_tokens=1))

@@ -47,6 +47,15 @@ def streamed(model, frames, prompts: dict[int, RegionPrompt]) -> list[np.ndarray
     return found
 
 
+def test_the_tokens_of_a_region_do_not_hold_those_of_others(predictor, moving_square, monkeypatch):
+    held, texts = [], predictor._texts
+    monkeypatch.setattr(predictor, "_texts", lambda followed, *rest: (held.extend(followed), texts(followed, *rest))[1])
+    predicted(predictor, moving_square(3), [FramePrompt(1, 0, BOX), FramePrompt(2, 0, OTHER)])
+    kept = [tokens for one in held for tokens in one.tokens.values()]
+    assert len(kept) == 2 * 3
+    assert all(tokens.untyped_storage().nbytes() == tokens.nbytes for tokens in kept)
+
+
 def test_a_video_is_followed_both_ways_from_the_prompt(predictor, video_model, moving_square):
     frames = moving_square(8)
     found = predicted(predictor, frames, [FramePrompt(1, 3, BOX)]).regions[0]

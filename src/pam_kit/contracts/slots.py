@@ -210,6 +210,17 @@ class Decoder(nn.Module, ABC):
     ) -> list[GeneratedText]:
         """Greedy answers to Q questions, batched; the same text as one at a time."""
 
+    def room(self, in_parts: bool = False) -> float:
+        """How many positions a sequence may have, region, question and answer together; infinite where nothing says.
+
+        ``in_parts``: of one that is read part by part.
+        """
+        return float("inf")
+
+    def question_length(self, question: str) -> int:
+        """How many positions a question about a region takes beside the region's own. Only where ``room`` ends."""
+        raise PamKitError(f"{type(self).__name__} has to say how long a question is, since its room ends")
+
     def start_reading(self, count: int) -> Reading:
         """Read ``count`` regions part by part, to be asked about at any time; the same answers as ``generate``."""
         raise PamKitError(f"{type(self).__name__} cannot read a stream part by part; use causal_lm")

@@ -19,7 +19,8 @@ class Latency:
 
     Stages of a frame: ``encode`` (the picture), ``track`` (its masks), ``perceive``, ``project`` and ``prefill`` (its
     tokens go through the decoder); of a caption: ``first_token`` (from the question to the first word, the newest frame
-    included), ``decode`` (the words behind it) and ``carry`` (the next clip is opened with the last frame of this one).
+    and the regions described before included), ``decode`` (the words behind it) and ``carry`` (the next clip is opened
+    with the last frame of this one).
 
     Stages may lie within each other, so the time of work (``busy``) is measured by itself.
 

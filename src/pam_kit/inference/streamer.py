@@ -10,6 +10,7 @@ import torch
 
 from pam_kit.contracts import GeneratedText, RegionFeatures, RegionPrompt
 from pam_kit.errors import PamKitError, PromptError
+from pam_kit.inference.clip_room import check_clip_room
 from pam_kit.inference.following import RegionFollower, seen_regions
 from pam_kit.inference.latency import CAPTION_STAGES, FRAME_STAGES, Latency
 from pam_kit.inference.predictor import RegionPredictor
@@ -45,6 +46,9 @@ class RegionStream:
         settings: how it is read and spoken about.
         device: where to compute; the first accelerator by default, else the CPU.
 
+    Raises:
+        PamKitError: the backbone does not track, or a clip of these settings is too long for the decoder.
+
     Example:
         >>> stream = RegionStream.from_run("runs/pam_tiny_video")
         >>> stream.prompt(RegionPrompt(box=(300, 200, 500, 420)))
@@ -60,6 +64,8 @@ class RegionStream:
         pictures = RegionPredictor(model, device)
         self.model, self.device = pictures.model, pictures.device
         self.reset()
+        recalled = self.settings.max_new_tokens if self.settings.history else 0
+        check_clip_room(self.model, self.settings.clip_frames, self._asking(), {}, recalled, in_parts=True)
 
     @classmethod
     def from_run(
@@ -146,7 +152,8 @@ class RegionStream:
         """
         rows = range(len(self.followed)) if regions is None else [self._row(region) for region in regions]
         with self.latency.work():
-            return [self._describe(row, reason) for row in rows]
+            asked_at = self.latency.now()
+            return [self._describe(row, reason, asked_at) for row in rows]
 
     def summary(self) -> dict[str, Any]:
         """Frames, seconds of the stream and of work, the real-time factor (work over stream; below 1 keeps up), and
@@ -161,8 +168,8 @@ class RegionStream:
             "latency_ms": self.latency.summary(),
         }
 
-    def _describe(self, row: int, reason: str) -> Description:
-        one, asked_at = self.followed[row], self.latency.now()
+    def _describe(self, row: int, reason: str, asked_at: float) -> Description:
+        one = self.followed[row]
         if row in self.unread:
             self._read([row], self.time)
         clip, asking = one.clip, self._asking()

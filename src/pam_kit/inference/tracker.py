@@ -11,6 +11,7 @@ from torch import Tensor
 from pam_kit.contracts import GeneratedText, RegionFeatures, RegionPrompt
 from pam_kit.data.video import Frame, VideoSource, open_video
 from pam_kit.errors import PromptError
+from pam_kit.inference.clip_room import check_clip_room
 from pam_kit.inference.following import RegionFollower, SeenRegion, seen_regions
 from pam_kit.inference.frame_choice import FrameChoice, frame_choice
 from pam_kit.inference.latency import Latency
@@ -99,11 +100,15 @@ class VideoPredictor:
         Raises:
             PromptError: a prompt does not fit its frame, or its frame is not there.
             VideoError: the video cannot be read.
+            PamKitError: the frames that are read, a question and its answer are too long for the decoder.
         """
         opened = nullcontext(source) if isinstance(source, VideoSource) else open_video(source)
         with opened as video:
             count = video.num_frames or sum(1 for _ in video.frames())
             followed = _by_region(prompts, video, count, frames, sampler)
+            asked = Asking(tuple(tasks), tuple(languages), max_new_tokens)
+            read = count if sampler == "all" else min(frames, count)
+            check_clip_room(self.model, read, asked, history or {})
             latency = Latency(self.device)
             first, last = min(one.first for one in followed), max(one.first for one in followed)
             ahead = progress(video.frames(first), total=count - first, desc="forward")
@@ -112,7 +117,6 @@ class VideoPredictor:
             if last > 0:
                 back = progress(video.reversed(last), total=last + 1, desc="backward")
                 self._follow(back, followed, latency, forward=False)
-            asked = Asking(tuple(tasks), tuple(languages), max_new_tokens)
             with latency.stage("decode"):
                 texts = self._texts(followed, asked, history or {})
             return VideoPrediction(
@@ -154,7 +158,8 @@ class VideoPredictor:
         for later, chosen in reading.items():
             embedded = follower.embeddings(follower.perceived(regions.of_rows(chosen)), later)
             for i, tokens in zip(chosen, embedded, strict=True):
-                rows[i].tokens[frame.index] = tokens
+                # A row would keep those of all regions, also once they are dropped.
+                rows[i].tokens[frame.index] = tokens.clone() if len(chosen) > 1 else tokens
 
     def _texts(
         self, followed: list[_Followed], asking: Asking, history: Mapping[str, str]
