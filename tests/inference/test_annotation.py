@@ -123,6 +123,16 @@ def test_a_stream_is_written_as_it_goes_from_its_first_frame_on(video_model, mov
         assert [round(frame.time, 3) for frame in video] == [0.0, 0.1, 0.2]
 
 
+def test_frames_of_one_time_are_written_behind_each_other(tmp_path):
+    """As of a camera whose clock is coarse; nothing drifts, and the frames are all there."""
+    times = [5.0, 5.1, 5.1, 5.1, 5.1 + 1e-6, 5.2, 5.2 + 0.5 / 60_000, 5.3]
+    with AnnotatedStream(tmp_path / "out.mp4", 10, 1) as annotated:
+        for index, time in enumerate(times):
+            annotated.on_frame(Frame(GREY, time, index), FrameReport(index, time))
+    with open_video(tmp_path / "out.mp4") as video:
+        assert [frame.time for frame in video] == pytest.approx([time - 5 for time in times], abs=6 / 60_000)
+
+
 @pytest.mark.parametrize(
     ("error", "left"), [(KeyboardInterrupt, True), (PamKitError, True), (ZeroDivisionError, False), (None, True)]
 )
