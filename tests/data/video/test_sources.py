@@ -169,6 +169,17 @@ def test_a_live_stream(sender, make_video, plainly):
         assert all(np.array_equal(f.image, image) for f, (image, _) in zip(frames, expected, strict=True))
 
 
+def test_a_live_stream_whose_clock_jumps_back(sender, make_video):
+    """A camera that begins anew sends the times of its beginning once more; the frames go on behind the last one."""
+    data = make_video("clip.ts", count=13).read_bytes()
+    with open_video(sender(data + data)) as video:
+        times = [frame.time for frame in video]
+    apart = np.diff(times)
+    # Where the two meet, the decoder holds back or leaves out a frame or two.
+    assert len(times) >= 23 and (apart > 0).all() and np.median(apart) == pytest.approx(0.1)
+    assert times[-1] == pytest.approx(0.1 * (len(times) - 1), abs=0.35)
+
+
 def test_a_stream_that_falls_silent(sender, make_video, monkeypatch):
     monkeypatch.setattr("pam_kit.data.video.forward.TIMEOUTS", (5.0, 0.5))
     with open_video(sender(make_video("clip.ts").read_bytes(), stay=True)) as video:

@@ -27,7 +27,8 @@ class ForwardVideo(VideoSource):
     """Frames of an opened container that is gone through once, such as of a camera or an address.
 
     Packets of a live source that cannot be decoded are left out. A connection that breaks, or is silent for 10
-    seconds, ends the frames and is told in ``damage``.
+    seconds, ends the frames and is told in ``damage``. Where the clock of a live source jumps back, as that of a camera
+    that begins anew, time goes on a frame behind the last one.
 
     Raises VideoError where no frame comes.
     """
@@ -46,6 +47,7 @@ class ForwardVideo(VideoSource):
         self.frame_rate = self._reading.frame_rate
         self._first_pts, self._tick = self._first.pts, float(self._reading.stream.time_base)
         self._opened, self._next = time.monotonic(), 0
+        self._shift = self._latest = 0.0
 
     def __iter__(self) -> Iterator[Frame]:
         with self._iterating:
@@ -74,6 +76,15 @@ class ForwardVideo(VideoSource):
         return next(self._pictures, None)
 
     def _time(self, index: int, picture: av.VideoFrame) -> float:
+        seconds = self._told_time(index, picture) + self._shift
+        if self.live and seconds < self._latest:
+            behind = self._latest + 1 / (self.frame_rate or PICTURE_RATE)
+            self._shift, seconds = self._shift + behind - seconds, behind
+        self._latest = seconds
+        return seconds
+
+    def _told_time(self, index: int, picture: av.VideoFrame) -> float:
+        """Seconds since the first frame by the source's own clock, where it has one."""
         if picture.pts is not None and self._first_pts is not None:
             return (picture.pts - self._first_pts) * self._tick
         return time.monotonic() - self._opened if self.live else index / (self.frame_rate or PICTURE_RATE)
