@@ -1,5 +1,6 @@
 """Attention of a few new positions to many old ones, where several heads share their keys and values."""
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -10,6 +11,9 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 _NAME = "pam_kit_grouped_sdpa"
+# How many uses of ``sharing_heads`` each configuration is in, by its id; none is forgotten meanwhile.
+_USES: dict[int, int] = {}
+_LOCK = threading.Lock()
 
 
 def grouped_attention(
@@ -33,14 +37,28 @@ def grouped_attention(
 
 @contextmanager
 def sharing_heads(config: PreTrainedConfig) -> Iterator[None]:
-    """A model of this configuration uses ``grouped_attention`` meanwhile, if it would use ``sdpa``."""
-    own = config._attn_implementation
-    if own == "sdpa":
-        config._attn_implementation = _NAME
+    """A model of this configuration uses ``grouped_attention`` meanwhile, if it would use ``sdpa``.
+
+    Uses may overlap, also on several threads: the last one that ends puts back what was there.
+    """
+    with _LOCK:
+        chosen = id(config) in _USES or config._attn_implementation == "sdpa"
+        if chosen:
+            config._attn_implementation = _NAME
+            _USES[id(config)] = _USES.get(id(config), 0) + 1
     try:
         yield
     finally:
-        config._attn_implementation = own
+        with _LOCK:
+            if chosen:
+                _end_use(config)
+
+
+def _end_use(config: PreTrainedConfig) -> None:
+    _USES[id(config)] -= 1
+    if not _USES[id(config)]:
+        del _USES[id(config)]
+        config._attn_implementation = "sdpa"
 
 
 AttentionInterface.register(_NAME, grouped_attention)

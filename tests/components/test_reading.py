@@ -5,7 +5,7 @@ import torch
 from transformers.cache_utils import DynamicLayer
 
 from pam_kit.components.decoders.causal_lm import CausalLM
-from pam_kit.components.decoders.grouped_attention import grouped_attention
+from pam_kit.components.decoders.grouped_attention import grouped_attention, sharing_heads
 from pam_kit.components.decoders.growing_cache import GrowingLayer
 from pam_kit.contracts import GeneratedText, Questions
 from pam_kit.errors import CheckpointError, PamKitError
@@ -264,6 +264,23 @@ def test_grouped_attention_is_attention(heads, groups, new):
         own = head * groups // heads
         logits = (query[:, head] @ key[:, own].mT / 8**0.5).masked_fill(~mask[:, 0], -torch.inf)
         torch.testing.assert_close(found[:, :, head], logits.softmax(-1) @ value[:, own])
+
+
+@pytest.mark.parametrize(("own", "meanwhile"), [("sdpa", "pam_kit_grouped_sdpa"), ("eager", "eager")])
+def test_uses_that_overlap_leave_the_attention_as_it_was(own, meanwhile):
+    """As of two threads: the first use ends while the second one goes on."""
+    config = decoder().lm.config
+    config._attn_implementation = own
+    first, second = sharing_heads(config), sharing_heads(config)
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert config._attn_implementation == meanwhile
+    second.__exit__(None, None, None)
+    assert config._attn_implementation == own
+    with pytest.raises(ValueError, match="inside"), sharing_heads(config):
+        raise ValueError("inside")
+    assert config._attn_implementation == own
 
 
 def test_shared_heads_are_not_copied_and_the_model_is_as_before(monkeypatch):
