@@ -80,6 +80,7 @@ def test_sources_that_are_no_good(call, bad, verb, source, message, tmp_path):
         ),
         ("stream", [*BOX, "--every", "2s", "--save", "."], "--save . is a folder; give the name of a file"),
         ("stream", [*BOX, "--every", "2s", "--load", "no.state"], "no saved stream at no.state"),
+        ("stream", [*BOX, "--every", "2s", "--frames", "900"], "clips of 900 frames (--frames, clip_frames) take"),
         ("stream", [*BOX, "--every", "2s", "--rate", "-3"], "frame_rate must be a number of frames a second above 0"),
         ("stream", [*BOX, "--every", "2s", "--frame", "90"], "region 1 is to be pointed at in frame 90, but the last"),
         ("stream", ["--box", "1,1,500,9", "--every", "2s"], "does not fit a picture of 96x64 pixels"),

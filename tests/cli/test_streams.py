@@ -64,7 +64,10 @@ def test_stream_goes_on_where_it_was_saved(call, video, write_video, tmp_path):
     asked, first = ["--every", "500ms", "--lang", "zh"], write_video(tmp_path / "first.mp4", 8)
     _, told, _ = call("stream", first, *BOX, *asked, "--save", tmp_path / "state")
     assert told[-2]["reason"] == "end" and told[-2]["end"] == 0.7
-    code, more, _ = call("stream", video, *asked, "--load", tmp_path / "state", "--each-frame")
+    other = ["--every", "500ms", "--lang", "en", "--task", "caption", "--frames", "4", "--no-memory"]
+    code, more, err = call("stream", video, *other, "--load", tmp_path / "state", "--each-frame")
+    unused = "--lang, --frames, --no-memory: no effect, since the saved stream goes on with its own settings"
+    assert err == f"pam-kit stream: {unused}\n" and set(more[-2]["texts"]["caption"]) == {"zh"}
     assert code == 0 and [one["frame"] for one in more if one["event"] == "frame"] == list(range(8, 20))
     captions = [(one["start"], one["reason"]) for one in more if one["event"] == "caption"]
     assert captions == [(0.7, "every 0.5s"), (1.0, "every 0.5s"), (1.5, "end")]

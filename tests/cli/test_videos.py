@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ from pycocotools import mask as coco_mask
 
 from pam_kit.cli import main
 from pam_kit.data.video import VideoWriter, open_video
+from pam_kit.inference.streamer import RegionStream
 
 WIDTH, HEIGHT = 96, 64
 BOX = ["--box", "8,12,40,44"]
@@ -69,6 +71,7 @@ def test_predict_speaks_plainly_of_a_video(call, video, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     code, told, _ = call("predict", video, *BOX, "--frame", "2", "--sampler", "mask_change", "--frames", "3")
     assert code == 0 and "region 1: in sight in " in told and " of 20 frames, present at 0.00 s" in told
+    assert "  caption   en  " in told and "  recognize " not in told
     assert told.endswith("annotated: square_regions.mp4\n") and Path("square_regions.mp4").is_file()
 
 
@@ -92,6 +95,33 @@ def test_describe_long_merges_clips_into_one_text(call, video, tmp_path):
         assert all(a["end"] == b["start"] for a, b in zip(one["passages"], one["passages"][1:], strict=False))
     code, told, _ = call("describe-long", video, *BOX, "--clip", "700ms", "--out", tmp_path / "out.mp4")
     assert code == 0 and told.startswith("region 1, en:\n[0:00.0 - 0:0") and (tmp_path / "out.mp4").is_file()
+
+
+def test_describe_long_prints_what_was_said_until_it_is_stopped(call, video, monkeypatch):
+    push = RegionStream.push
+
+    def pushed(stream, image, time=None):
+        if stream.frames == 12:
+            signal.raise_signal(signal.SIGINT)
+        return push(stream, image, time)
+
+    monkeypatch.setattr(RegionStream, "push", pushed)
+    code, told, err = call("describe-long", video, *BOX, "--clip", "500ms", "--json")
+    said = json.loads(told)
+    assert code == 130 and err == "pam-kit describe-long: stopped\n"
+    assert [(one["region"], one["language"], one["passages"][-1]["end"]) for one in said] == [(1, "en", 1.0)]
+
+
+def test_options_of_videos_have_no_effect_on_a_picture(call, drawn, tmp_path):
+    picture = tmp_path / "photo.png"
+    Image.fromarray(drawn(1)[0]).save(picture)
+    options = [*BOX, "--frames", "16", "--rate", "5", "--out", tmp_path / "out.png"]
+    code, told, err = call("predict", picture, *options)
+    assert (
+        code == 0
+        and err == f"pam-kit predict: --frames, --rate: no effect, since {picture} is a picture, not a video\n"
+    )
+    assert "  recognize en  " in told and "  caption " not in told
 
 
 def test_a_variable_frame_rate_keeps_its_times(call, write_video, tmp_path):

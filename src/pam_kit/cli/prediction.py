@@ -14,8 +14,10 @@ from pam_kit.cli.prompting import (
     is_picture,
     opened_video,
     out_path,
+    settle_questions,
     source_behind_points,
     tell_damage,
+    tell_unused,
 )
 from pam_kit.errors import PamKitError
 
@@ -32,11 +34,9 @@ def add_verbs(verbs) -> None:
     parser.add_argument("image", nargs="?", metavar="IMAGE|VIDEO", help="a picture, a video file, a folder of pictures")
     add_checkpoint(parser)
     add_prompts(parser, videos=True)
-    add_questions(parser)
-    parser.add_argument(
-        "--frames", type=positive, default=16, metavar="N", help="frames of a video that are read (default 16)"
-    )
-    parser.add_argument("--sampler", choices=SAMPLERS, default="uniform", help="which ones (default uniform)")
+    add_questions(parser, "recognize of a picture, caption of a video")
+    parser.add_argument("--frames", type=positive, metavar="N", help="frames of a video that are read (default 16)")
+    parser.add_argument("--sampler", choices=SAMPLERS, help="which ones (default uniform)")
     parser.add_argument("--rate", type=float, metavar="FPS", help="frames a second of a folder of pictures")
     parser.add_argument("--json", action="store_true", help="print JSON: COCO RLE masks, boxes, scores, texts")
     parser.add_argument(
@@ -56,6 +56,9 @@ def predict(options: argparse.Namespace) -> None:
 def _predict_picture(options: argparse.Namespace) -> None:
     default = f"{Path(options.image).stem}_regions.png"
     picture = out_path(options.out, default, PICTURE_FORMATS, "the overlay is a picture")
+    of_videos = [name for name in ("frame", "frames", "sampler", "rate") if getattr(options, name) is not None]
+    tell_unused("predict", [f"--{name}" for name in of_videos], f"{options.image} is a picture, not a video")
+    settle_questions(options, "recognize")
     from pam_kit.inference.predictor import RegionPredictor, as_array
     from pam_kit.inference.prompt_options import prompts_from_options
 
@@ -82,6 +85,7 @@ def _predict_video(options: argparse.Namespace) -> None:
     annotated = out_path(options.out, default, VIDEO_FORMATS, "the annotated video is an mp4")
     if options.image == "-":
         raise PamKitError("predict goes through a video both ways, so it needs a file; pam-kit stream reads from -")
+    settle_questions(options, "caption")
     from functools import partial
 
     from tqdm import tqdm
@@ -98,8 +102,8 @@ def _predict_video(options: argparse.Namespace) -> None:
         # What is wrong with a prompt is said before the model is loaded.
         prompts_by_frame(prompts, video.width, video.height)
         predictor = VideoPredictor.from_run(options.checkpoint, options.device)
-        asked = (options.task, options.lang, options.frames, options.sampler, options.max_new_tokens)
-        found = predictor.predict(video, prompts, *asked, progress=progress)
+        reading = (options.frames or 16, options.sampler or "uniform", options.max_new_tokens)
+        found = predictor.predict(video, prompts, options.task, options.lang, *reading, progress=progress)
         write_annotated(found, video, annotated, options.lang, progress=progress)
     tell_damage("predict", found.damage)
     if options.json:

@@ -50,10 +50,28 @@ def add_prompts(parser: argparse.ArgumentParser, videos: bool = False, only: boo
         )
 
 
-def add_questions(parser: argparse.ArgumentParser, task: str = "recognize") -> None:
-    parser.add_argument("--task", type=choices(TASKS), default=(task,), help=f"comma-separated: {','.join(TASKS)}")
-    parser.add_argument("--lang", type=choices(LANGUAGES), default=("en",), help="comma-separated: en,zh")
-    parser.add_argument("--max-new-tokens", type=positive, default=64, help="longest answer (default 64)")
+def add_questions(parser: argparse.ArgumentParser, default: str = "caption") -> None:
+    """``--task``, ``--lang`` and ``--max-new-tokens``; None where they are left out, see ``settle_questions``.
+
+    ``default``: what help says of the task that is asked then.
+    """
+    tasks = f"comma-separated: {','.join(TASKS)} (default {default})"
+    parser.add_argument("--task", type=choices(TASKS), help=tasks)
+    parser.add_argument("--lang", type=choices(LANGUAGES), help="comma-separated: en,zh (default en)")
+    parser.add_argument("--max-new-tokens", type=positive, metavar="N", help="longest answer (default 64)")
+
+
+def settle_questions(options: argparse.Namespace, task: str) -> None:
+    """Fill in what ``add_questions``'s options left open; ``task``: what is asked by default."""
+    options.task = options.task or (task,)
+    options.lang = options.lang or ("en",)
+    options.max_new_tokens = options.max_new_tokens or 64
+
+
+def tell_unused(verb: str, names: list[str], why: str) -> None:
+    """Say on standard error which options have no effect, if any."""
+    if names:
+        print(f"pam-kit {verb}: {', '.join(names)}: no effect, since {why}", file=sys.stderr)
 
 
 def add_frame_source(parser: argparse.ArgumentParser) -> None:

@@ -7,12 +7,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pam_kit.cli.prompting import opened_video
+from pam_kit.cli.prompting import opened_video, settle_questions, tell_unused
 from pam_kit.errors import PamKitError, PromptError
 
 if TYPE_CHECKING:
     from pam_kit.data.video import BackgroundFrames, Frame
     from pam_kit.inference.annotated_video import AnnotatedStream
+    from pam_kit.inference.stream_records import StreamSettings
     from pam_kit.inference.streamer import RegionStream
     from pam_kit.inference.triggers import AnyTrigger
     from pam_kit.inference.video_result import FramePrompt
@@ -134,24 +135,48 @@ def _prompts(options: argparse.Namespace, seen: int) -> list["FramePrompt"]:
 
 
 def _stream(options: argparse.Namespace, period: float | None, trigger: "AnyTrigger | None") -> "RegionStream":
-    from pam_kit.inference.stream_records import StreamSettings
     from pam_kit.inference.stream_state import load_stream
     from pam_kit.inference.streamer import RegionStream
-    from pam_kit.inference.triggers import parse_seconds
     from pam_kit.model import RegionVLM
 
-    reading = _USUAL_READING if period is None else period / max(1, options.frames - 1)
-    settings = StreamSettings(
+    if options.load:
+        stream = load_stream(RegionVLM.from_pretrained(options.checkpoint), options.load, options.device, trigger)
+        tell_unused("stream", _overruled(options, stream.settings), "the saved stream goes on with its own settings")
+        return stream
+    settings = _settings(options, period)
+    return RegionStream(RegionVLM.from_pretrained(options.checkpoint), settings, options.device)
+
+
+def _settings(options: argparse.Namespace, period: float | None) -> "StreamSettings":
+    from pam_kit.inference.stream_records import StreamSettings
+    from pam_kit.inference.triggers import parse_seconds
+
+    settle_questions(options, "caption")
+    frames = options.frames or 16
+    reading = _USUAL_READING if period is None else period / max(1, frames - 1)
+    return StreamSettings(
         tasks=options.task,
         languages=options.lang,
-        clip_frames=options.frames,
+        clip_frames=frames,
         read_every=parse_seconds(options.read_every) if options.read_every else reading,
         carry=not options.no_carry,
         history=not options.no_history,
         memory=not options.no_memory,
         max_new_tokens=options.max_new_tokens,
     )
-    model = RegionVLM.from_pretrained(options.checkpoint)
-    if options.load:
-        return load_stream(model, options.load, options.device, trigger)
-    return RegionStream(model, settings, options.device)
+
+
+def _overruled(options: argparse.Namespace, saved: "StreamSettings") -> list[str]:
+    """The options that were given and say something else than the settings of a saved stream."""
+    from pam_kit.inference.triggers import parse_seconds
+
+    given = {
+        "--task": (options.task, saved.tasks),
+        "--lang": (options.lang, saved.languages),
+        "--frames": (options.frames, saved.clip_frames),
+        "--read-every": (options.read_every and parse_seconds(options.read_every), saved.read_every),
+        "--max-new-tokens": (options.max_new_tokens, saved.max_new_tokens),
+    }
+    differing = [name for name, (wanted, own) in given.items() if wanted is not None and wanted != own]
+    switches = ("carry", "history", "memory")
+    return differing + [f"--no-{name}" for name in switches if getattr(options, f"no_{name}") and getattr(saved, name)]

@@ -5,7 +5,7 @@ import json
 import sys
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pam_kit.cli.arguments import add_verb, positive
 from pam_kit.cli.interruption import Interruption, until_reader_goes
@@ -21,6 +21,9 @@ from pam_kit.cli.prompting import (
 )
 from pam_kit.cli.stream_setup import Begun, begin, chosen_trigger
 from pam_kit.errors import PamKitError
+
+if TYPE_CHECKING:
+    from pam_kit.inference.long_description import LongDescription
 
 SOURCE = "a video file, a folder of pictures, a camera (0, camera:0), an address (rtsp, http, ...), - for raw frames"
 
@@ -61,11 +64,9 @@ def _add_stream_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", nargs="?", metavar="SOURCE", help=SOURCE)
     add_checkpoint(parser)
     add_prompts(parser, videos=True, only=True)
-    add_questions(parser, task="caption")
+    add_questions(parser)
     add_frame_source(parser)
-    parser.add_argument(
-        "--frames", type=positive, default=16, metavar="N", help="most frames of a clip that are read (default 16)"
-    )
+    parser.add_argument("--frames", type=positive, metavar="N", help="most frames of a clip that are read (default 16)")
     parser.add_argument(
         "--read-every", metavar="TIME", help="from one frame that is read to the next (default: so that N fill a clip)"
     )
@@ -133,25 +134,45 @@ def _print_line(values: dict[str, Any]) -> None:
 
 
 def long_description(options: argparse.Namespace) -> None:
-    """Print one text of a whole video."""
+    """Print one text of a whole video; stopped by hand, of what was seen by then."""
     options.source = options.source or source_behind_points(options.point, "describe-long video.mp4")
     out = _annotated_path(options)
-    from pam_kit.inference.long_description import describe_long
+    from pam_kit.inference.long_description import describe_long, merged_descriptions
+    from pam_kit.inference.stream_records import Description
     from pam_kit.inference.triggers import EveryTrigger, parse_seconds
 
     period = parse_seconds(options.clip)
     EveryTrigger(period)  # refuses a clip of no length before anything is loaded
     options.load = None
+    said: list[Description] = []
+
+    def on_event(event) -> None:
+        if begun.annotated:
+            begun.annotated.on_event(event)
+        if isinstance(event, Description):
+            said.append(event)
+
     with ExitStack() as closing:
         begun = begin(options, period, out, closing)
-        drawing = (begun.annotated.on_frame, begun.annotated.on_event) if begun.annotated else ()
-        said = describe_long(begun.coming(), begun.stream, period, begun.prompts, *drawing)
+        stopping = closing.enter_context(Interruption())
+        drawing = begun.annotated.on_frame if begun.annotated else None
+        with until_reader_goes():
+            try:
+                frames = stopping.items(begun.coming())
+                texts = describe_long(frames, begun.stream, period, begun.prompts, drawing, on_event)
+            except KeyboardInterrupt:
+                _print_long(merged_descriptions(said, begun.stream.settings), options)
+                raise
+            _print_long(texts, options)
         tell_damage("describe-long", begun.frames.source.damage)
+
+
+def _print_long(said: "list[LongDescription]", options: argparse.Namespace) -> None:
     if options.json:
-        print(json.dumps([one.to_json() for one in said], ensure_ascii=False, indent=1))
+        print(json.dumps([one.to_json() for one in said], ensure_ascii=False, indent=1), flush=True)
         return
     for one in said:
-        print(f"region {one.region}, {one.language}:\n{one.text()}")
+        print(f"region {one.region}, {one.language}:\n{one.text()}", flush=True)
 
 
 def _annotated_path(options: argparse.Namespace) -> Path | None:

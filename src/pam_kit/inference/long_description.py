@@ -6,7 +6,7 @@ from typing import Any
 
 from pam_kit.data.video import Frame
 from pam_kit.inference.commentary import OnFrame, comment
-from pam_kit.inference.stream_records import Description, StreamEvent
+from pam_kit.inference.stream_records import Description, StreamEvent, StreamSettings
 from pam_kit.inference.streamer import RegionStream
 from pam_kit.inference.triggers import EveryTrigger
 from pam_kit.inference.video_result import FramePrompt
@@ -58,11 +58,17 @@ def describe_long(
         on_event(event)
         if isinstance(event, Description):
             said.append(event)
-    task = stream.settings.tasks[0]
+    return merged_descriptions(said, stream.settings)
+
+
+def merged_descriptions(said: Sequence[Description], settings: StreamSettings) -> list[LongDescription]:
+    """What a stream of these settings said, in order -> one text a region and language, of the first task."""
     return [
-        LongDescription(region, language, _merged([one for one in said if one.region == region], task, language))
+        LongDescription(
+            region, language, _merged([one for one in said if one.region == region], settings.tasks[0], language)
+        )
         for region in sorted({one.region for one in said})
-        for language in stream.settings.languages
+        for language in settings.languages
     ]
 
 
