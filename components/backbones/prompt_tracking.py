@@ -101,12 +101,10 @@ class PromptMemory(RegionMemory):
         points[: len(self), :2] = self.places().reshape(-1, 2, 2).to(points)
         labels[:, 0], labels[:, 1] = BOX_TOP_LEFT, BOX_BOTTOM_RIGHT
         masks, has_mask = prompts.masks.new_zeros(count, *prompts.masks.shape[1:]), prompts.has_mask.new_zeros(count)
-        index, missing = (
-            torch.tensor(list(rows), dtype=torch.long, device=points.device),
-            length - prompts.points.shape[1],
-        )
-        points[index] = F.pad(prompts.points, (0, 0, 0, missing))
-        labels[index] = F.pad(prompts.labels, (0, missing), value=PAD_POINT)
+        index = torch.tensor(list(rows), dtype=torch.long, device=points.device)
+        short = length - prompts.points.shape[1]
+        points[index] = F.pad(prompts.points, (0, 0, 0, short))
+        labels[index] = F.pad(prompts.labels, (0, short), value=PAD_POINT)
         masks[index], has_mask[index] = prompts.masks, prompts.has_mask
         return PromptBatch(points, labels, masks, has_mask)
 

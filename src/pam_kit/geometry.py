@@ -13,6 +13,11 @@ def mask_box(mask: np.ndarray) -> tuple[float, float, float, float]:
     return float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1)
 
 
+def tight_box(mask: np.ndarray) -> tuple[float, float, float, float] | None:
+    """``mask_box`` of an (H, W) boolean mask that may be empty: None then."""
+    return mask_box(mask) if mask.any() else None
+
+
 def mask_iou(one: np.ndarray, other: np.ndarray) -> float:
     """Intersection over union of two boolean (H, W) masks; 1 where both are empty."""
     union = np.count_nonzero(one | other)

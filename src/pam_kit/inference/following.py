@@ -11,7 +11,7 @@ from torch import Tensor
 from pam_kit.contracts import PerceivedTokens, RegionFeatures, RegionPrompt
 from pam_kit.data.prepare import Geometry, collate, prepare
 from pam_kit.errors import PamKitError
-from pam_kit.geometry import mask_box
+from pam_kit.geometry import tight_box
 from pam_kit.inference.latency import Latency
 from pam_kit.model import RegionVLM
 
@@ -42,11 +42,6 @@ class SeenRegion:
     def box(self) -> tuple[float, float, float, float] | None:
         """The mask's tight box (x1, y1, x2, y2) in the frame's pixels, or None where the mask is empty."""
         return tight_box(self.mask())
-
-
-def tight_box(mask: np.ndarray) -> tuple[float, float, float, float] | None:
-    """The box (x1, y1, x2, y2) around an (H, W) boolean mask, None where it is empty."""
-    return mask_box(mask) if mask.any() else None
 
 
 def seen_regions(regions: RegionFeatures, size: tuple[int, int]) -> list[SeenRegion]:

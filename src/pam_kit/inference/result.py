@@ -8,7 +8,7 @@ import numpy as np
 from pam_kit.contracts import GeneratedText, RegionPrompt
 from pam_kit.data.masks import encode_rle
 from pam_kit.errors import PamKitError
-from pam_kit.geometry import mask_box
+from pam_kit.geometry import tight_box
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +41,7 @@ class RegionPrediction:
     @property
     def box(self) -> tuple[float, float, float, float] | None:
         """The mask's tight box (x1, y1, x2, y2) in pixels, or None where the mask is empty."""
-        return mask_box(self.mask) if self.mask.any() else None
+        return tight_box(self.mask)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values that ``json.dumps`` takes. ``segmentation`` is COCO's compressed run-length encoding with

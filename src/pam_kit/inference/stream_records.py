@@ -5,7 +5,8 @@ from typing import Any
 
 from pam_kit.contracts import GeneratedText, RegionPrompt
 from pam_kit.errors import PamKitError
-from pam_kit.inference.following import SeenRegion, tight_box
+from pam_kit.geometry import tight_box
+from pam_kit.inference.following import SeenRegion
 from pam_kit.inference.presence import Transition
 from pam_kit.inference.result import texts_json
 from pam_kit.tasks import LANGUAGES, TASKS

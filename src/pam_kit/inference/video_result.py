@@ -9,7 +9,8 @@ import numpy as np
 from pam_kit.contracts import GeneratedText, RegionPrompt
 from pam_kit.data.masks import decode_rle, encode_rle
 from pam_kit.errors import PromptError
-from pam_kit.inference.following import SeenRegion, tight_box
+from pam_kit.geometry import tight_box
+from pam_kit.inference.following import SeenRegion
 from pam_kit.inference.presence import Transition, out_of_sight
 from pam_kit.inference.result import prompt_json, texts_json
 
