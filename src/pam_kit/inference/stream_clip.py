@@ -18,18 +18,24 @@ _SLACK = 1e-6
 
 @dataclass(frozen=True)
 class Asking:
-    """What is asked about a region: ``tasks`` in ``languages``, answers of at most ``max_new_tokens``."""
+    """What is asked about a region: ``tasks`` in ``languages``, answers of at most ``max_new_tokens``.
+
+    ``words``: what is asked in the place of the tasks' own words.
+    """
 
     tasks: tuple[str, ...]
     languages: tuple[str, ...]
     max_new_tokens: int
+    words: str | None = None
 
     def questions(self, history: Mapping[str, str], regions: Sequence[int] = (0,)) -> Questions:
         """All questions about each of ``regions``; ``history``: what was said before, by language."""
         asked = [(region, task, language) for region in regions for task in self.tasks for language in self.languages]
         return Questions(
             region_index=torch.tensor([region for region, _, _ in asked], dtype=torch.long),
-            questions=[clip_question(task, language, history.get(language)) for _, task, language in asked],
+            questions=[
+                self.words or clip_question(task, language, history.get(language)) for _, task, language in asked
+            ],
             answers=[""] * len(asked),
             tasks=[task for _, task, _ in asked],
             languages=[language for _, _, language in asked],

@@ -87,6 +87,7 @@ class VideoPredictor:
         max_new_tokens: int = 64,
         history: Mapping[str, str] | None = None,
         progress: Progress = lambda items, **_: items,
+        words: str | None = None,
     ) -> VideoPrediction:
         """A video file, a folder or list of pictures, or an opened source -> masks of all frames, and texts.
 
@@ -96,6 +97,7 @@ class VideoPredictor:
             sampler: which: see ``frame_choice``.
             history: what was said about the video before, by language.
             progress: wraps the frames of each direction, for example tqdm.
+            words: what is asked in the place of the tasks' own words.
 
         Raises:
             PromptError: a prompt does not fit its frame, or its frame is not there.
@@ -106,7 +108,7 @@ class VideoPredictor:
         with opened as video:
             count = video.num_frames or sum(1 for _ in video.frames())
             followed = _by_region(prompts, video, count, frames, sampler)
-            asked = Asking(tuple(tasks), tuple(languages), max_new_tokens)
+            asked = Asking(tuple(tasks), tuple(languages), max_new_tokens, words)
             read = count if sampler == "all" else min(frames, count)
             check_clip_room(self.model, read, asked, history or {})
             latency = Latency(self.device)
