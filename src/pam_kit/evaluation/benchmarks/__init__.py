@@ -1,0 +1,1 @@
+"""The published benchmarks that PAM is measured on, their files read as they are. Torch-free."""
