@@ -124,6 +124,7 @@ class Benchmark(ABC):
         media_page: where those come from.
         task: one of ``pam_kit.tasks.TASKS``, which also says in which words is asked.
         video: whether clips are asked about.
+        streamed: whether the regions of a group are the events of one stream, in their order.
         languages: of its references.
         protocols: what it is scored by, the primary one first.
         headlines: what the paper prints of it.
@@ -137,6 +138,7 @@ class Benchmark(ABC):
     media_page: ClassVar[str]
     task: ClassVar[str]
     video: ClassVar[bool] = False
+    streamed: ClassVar[bool] = False
     languages: ClassVar[tuple[str, ...]] = ("en",)
     protocols: ClassVar[tuple[str, ...]]
     headlines: ClassVar[tuple[Headline, ...]]
