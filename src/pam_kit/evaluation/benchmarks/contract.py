@@ -11,7 +11,7 @@ from pam_kit.errors import BrokenSample, PamKitError
 from pam_kit.evaluation.benchmarks.missing import missing_data
 from pam_kit.evaluation.records import RegionRecord
 from pam_kit.registry import suggest
-from pam_kit.tasks import question
+from pam_kit.tasks import clip_question, question
 
 PROMPT_TYPES = ("box", "mask", "points")
 # Frames of a video that are read; PAM's paper, section 5.
@@ -124,7 +124,10 @@ class Benchmark(ABC):
         media_page: where those come from.
         task: one of ``pam_kit.tasks.TASKS``, which also says in which words is asked.
         video: whether clips are asked about.
-        streamed: whether the regions of a group are the events of one stream, in their order.
+        streamed: whether the regions of a group are the events of one stream, in their order; ``meta["event"]`` counts
+            them from 0. Each has its published prompt, whether or not the stream is pointed anew.
+            A clip whose object is pointed at in several frames has them all in ``meta["prompts"]``: place among the
+            record's frames, as a text -> prompt.
         languages: of its references.
         protocols: what it is scored by, the primary one first.
         headlines: what the paper prints of it.
@@ -157,7 +160,7 @@ class Benchmark(ABC):
     @property
     def question(self) -> str:
         """The words in which is asked about a region, unless a record has its own."""
-        return question(self.task, "en")
+        return clip_question(self.task, "en") if self.video else question(self.task, "en")
 
     def prepare_answer(self, text: str) -> str:
         """A model's answer as the scorers take it."""
@@ -235,14 +238,14 @@ class Benchmark(ABC):
             benchmark=self.name,
             question=facts.pop("question", self.question),
             references=tuple(references),
-            task=self.task,
+            task=facts.pop("task", self.task),
             **facts,
         )
 
 
 def _all_notes(number: int, reading: Reading) -> Iterator[str]:
     expected = reading.variant.expected
-    published = "" if expected in (None, number) else f"; it is published with {expected}: do not compare with a paper"
+    published = "" if expected in (None, number) else f"; it is published with {expected}, so this is a part of it"
     yield f"{number} regions, variant {reading.variant.name}, {reading.prompt_type} prompts{published}"
     if reading.broken:
         shown = "; ".join(map(str, reading.broken[:_SHOWN]))

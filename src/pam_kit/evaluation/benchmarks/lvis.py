@@ -88,9 +88,7 @@ def _headlines(name: str) -> tuple[Headline, ...]:
 
 
 _PROMPT = "PAM does not say whether it pointed with boxes, points or masks; boxes are the default here"
-_ORDER = (
-    "Draw-and-Understand asks about at most ten regions of a picture at once; here each region is asked about alone"
-)
+_ORDER = "each region is asked about alone; Draw-and-Understand asks about up to ten of a picture at once"
 
 
 class Lvis(_Naming):

@@ -16,14 +16,26 @@ _TURNED = (5, 6, 7, 8)
 def find_media(root: Path, places: Sequence[str], name: str, source: str) -> str:
     """The path, relative to ``root``, of the file or folder ``name`` in the first of ``places`` that has it.
 
+    A place may be a pattern, such as ``video/*``.
+
     Raises BrokenSample where it is in none, or leads out of ``root``.
     """
     if not name or Path(name).is_absolute() or ".." in Path(name).parts:
         raise BrokenSample(source, f"{name!r} is not a name below the benchmark's folder")
-    for place in places:
+    for place in _folders(root, tuple(places)):
         if (root / place / name).exists():
             return (Path(place) / name).as_posix()
     raise BrokenSample(source, f"{name} is not in {root} below {' or '.join(places)}")
+
+
+@lru_cache(maxsize=16)
+def _folders(root: Path, places: tuple[str, ...]) -> tuple[str, ...]:
+    found: list[str] = []
+    for place in places:
+        matching = sorted(root.glob(place)) if "*" in place else []
+        found += [folder.relative_to(root).as_posix() for folder in matching if folder.is_dir()]
+        found += [] if "*" in place else [place]
+    return tuple(found)
 
 
 @lru_cache(maxsize=4096)
