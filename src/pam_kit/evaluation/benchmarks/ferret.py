@@ -45,7 +45,7 @@ class Ferret(Benchmark):
     media_page = f"{COCO_PAGE} (val2017)"
     task = "describe"
     protocols = ("pairwise_ferret",)
-    headlines = (Headline("score", "pairwise_ferret", 2, "Ferret-Bench referring description", 1.0),)
+    headlines = (Headline("relative_score", "pairwise_ferret", 2, "Ferret-Bench referring description", 1.0),)
     decisions = (
         f"a question is asked with {SUBJECT!r} in the place of its box, which is the prompt; a question with two boxes "
         f"is asked about each, where the other one is {OTHER!r}, and both answers are judged together",

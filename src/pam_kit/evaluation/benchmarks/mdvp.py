@@ -42,7 +42,7 @@ class Mdvp(Benchmark):
     media_page = f"{PAGE} (MDVP-bench)"
     task = "describe"
     protocols = ("pairwise_mdvp",)
-    headlines = (Headline("average", "pairwise_mdvp", 2, "MDVP-Bench average", 1.0),)
+    headlines = (Headline("relative_score", "pairwise_mdvp", 2, "MDVP-Bench average", 1.0),)
     decisions = (
         "each mark is asked about alone, and what is said of all marks of a question is judged together; captions are "
         "asked for in the model's own words, relations and questions in the published ones",
