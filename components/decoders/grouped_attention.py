@@ -54,6 +54,11 @@ def sharing_heads(config: PreTrainedConfig) -> Iterator[None]:
                 _end_use(config)
 
 
+def takes_booleans(config: PreTrainedConfig) -> bool:
+    """Whether a model of this configuration takes masks of True and False; others add theirs to the scores."""
+    return config._attn_implementation in ("sdpa", _NAME)
+
+
 def _end_use(config: PreTrainedConfig) -> None:
     _USES[id(config)] -= 1
     if not _USES[id(config)]:

@@ -1,5 +1,8 @@
 """Keys and values of a language model that grow without being copied at every step, and can be rolled back."""
 
+from collections.abc import Sequence
+
+import torch
 from torch import Tensor
 from transformers import Cache, DynamicCache, PreTrainedConfig
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
@@ -59,9 +62,17 @@ def new_cache(config: PreTrainedConfig) -> tuple[Cache, float]:
     return Cache(layers=[GrowingLayer() for _ in own]), min(windows, default=float("inf"))
 
 
-def selected(cache: Cache, rows: Tensor) -> Cache:
+def selected(cache: Cache, rows: Tensor | Sequence[int]) -> Cache:
     """A copy with these rows of the batch."""
+    rows = list(rows) if not isinstance(rows, Tensor) else rows
     return Cache(layers=[GrowingLayer(layer.keys[rows], layer.values[rows]) for layer in cache.layers])
+
+
+def concatenated(caches: Sequence[Cache]) -> Cache:
+    """The rows of several caches of one length, one cache after the other, in a new one."""
+    together = zip(*(cache.layers for cache in caches), strict=True)
+    joined = ([torch.cat([getattr(layer, name) for layer in same]) for name in ("keys", "values")] for same in together)
+    return Cache(layers=[GrowingLayer(*layer) for layer in joined])
 
 
 def _larger(held: Tensor, needed: int) -> Tensor:

@@ -1,34 +1,39 @@
 """Regions read part by part, and questions about them answered from the keys and values of what was read."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Iterator, Sequence
+from copy import copy
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pad_sequence
 from transformers import Cache, PreTrainedModel
 
 from pam_kit.components.decoders.chat import ChatFormat
 from pam_kit.components.decoders.conversation import REGION_ID
-from pam_kit.components.decoders.grouped_attention import sharing_heads
-from pam_kit.components.decoders.growing_cache import new_cache, selected
+from pam_kit.components.decoders.grouped_attention import sharing_heads, takes_booleans
+from pam_kit.components.decoders.growing_cache import concatenated, new_cache, selected
 from pam_kit.components.decoders.sequence import check_length, most_positions
-from pam_kit.contracts import GeneratedText, Questions, Reading
+from pam_kit.components.decoders.side_by_side import SideBySide
+from pam_kit.components.decoders.spoken import SpokenAnswer
+from pam_kit.components.decoders.vocabulary_rows import only_rows
+from pam_kit.contracts import Questions, Reading, Spoken
 from pam_kit.errors import CheckpointError, PamKitError
 
-# What ``on_step`` is given of a question whose answer has ended.
+# What stands for the next token of a question whose answer has ended.
 ENDED = -1
 
 
 class CachedReading(Reading):
     """The keys and values of R regions in a language model, behind the words that stand ahead of a region.
 
-    An answer goes on behind what was read and is rolled back afterwards. Questions of different length stand in one
-    batch with their padding between what was read and their first word, each at the positions it would have alone.
+    Answers go on behind what was read and are rolled back afterwards. All questions about a region share its keys and
+    values, see ``SideBySide``, each at the positions it would have alone.
 
     Attributes:
         length: positions read of each region, the words ahead of it included.
         positions_computed: positions that have gone through the language model so far, of all rows and with padding.
+        vocabulary_rows: logits (V,) computed so far.
 
     Args:
         model: the language model, in eval mode, with whatever adapters or quantised layers.
@@ -50,16 +55,13 @@ class CachedReading(Reading):
                 "use a decoder that is told them (position_ids), such as qwen2"
             )
         self.model, self.form, self.count, self.max_positions = model, form, count, max_positions
-        self.positions_computed = 0
+        self.positions_computed = self.vocabulary_rows = 0
+        self.length, self._lent = 0, False
         self._cache_name = "cache" if "cache" in accepted else "past_key_values"
         self._cache, self._window = new_cache(model.config)
         self._ahead, _ = _around_region(form.prompt("", True))
         with torch.inference_mode():
             self._append(self._words(self._ahead[None].expand(count, -1)))
-
-    @property
-    def length(self) -> int:  # type: ignore[override]
-        return self._cache.get_seq_length()
 
     @torch.inference_mode()
     def read(self, embeddings: Tensor) -> None:
@@ -72,11 +74,9 @@ class CachedReading(Reading):
         self._append(embeddings.to(self._words.weight))
 
     @torch.inference_mode()
-    def answer(
-        self, questions: Questions, max_new_tokens: int, on_step: Callable[[Tensor], None] | None = None
-    ) -> list[GeneratedText]:
+    def say(self, questions: Questions, max_new_tokens: int) -> Iterator[Spoken]:
         if not len(questions):
-            return []
+            return
         tails, length = self._tails(questions), self.length
         longest = length + max(map(len, tails))
         self._check(longest)
@@ -86,13 +86,41 @@ class CachedReading(Reading):
         if steps < 1:
             raise PamKitError(f"an answer has at least one token; max_new_tokens is {max_new_tokens}")
         self._check(longest, steps - 1)
-        rows = questions.region_index.to(self._words.weight.device)
-        in_place = rows.tolist() == list(range(self.count))
+        about = questions.region_index.tolist()
+        asked = sorted(set(about))
+        # Another answer may be under way behind the same keys and values, between two of its steps.
+        in_place = asked == list(range(self.count)) and not self._lent
+        beside = SideBySide(
+            [asked.index(region) for region in about], tails, len(asked), length, self._words.weight.device
+        )
+        cache = self._cache if in_place else self._unanswered(asked)
+        self._lent = self._lent or in_place
         try:
-            said = self._decode(self._cache if in_place else selected(self._cache, rows), tails, steps, on_step)
+            yield from self._decode(cache, beside, steps)
         finally:
-            self._cache.crop(length - self.length)
-        return [self.form.answer(ids, logs) for ids, logs in zip(*said, strict=True)]
+            if in_place:
+                self._lent = False
+                self._cache.crop(length - self._cache.get_seq_length())
+
+    @torch.inference_mode()
+    def of_rows(self, rows: Sequence[int]) -> "CachedReading":
+        part = copy(self)
+        part._cache, part.count, part._lent = self._unanswered(rows), len(rows), False
+        part.positions_computed = part.vocabulary_rows = 0
+        return part
+
+    @torch.inference_mode()
+    def joined(self, others: Sequence[Reading]) -> "CachedReading":
+        parts = [self, *(other for other in others if isinstance(other, CachedReading))]
+        if len(parts) <= len(others) or any(part.model is not self.model for part in parts):
+            raise PamKitError("only what one decoder has read can be joined")
+        if len({part.length for part in parts}) > 1:
+            raise PamKitError("only readings of one length can be joined")
+        whole = copy(self)
+        caches = [part._unanswered(range(part.count)) for part in parts]
+        whole._cache, whole.count, whole._lent = concatenated(caches), sum(part.count for part in parts), False
+        whole.positions_computed = whole.vocabulary_rows = 0
+        return whole
 
     @torch.inference_mode()
     def tensors(self) -> dict[str, Tensor]:
@@ -101,7 +129,7 @@ class CachedReading(Reading):
         held["positions_computed"] = torch.tensor(self.positions_computed)
         for index, layer in enumerate(self._cache.layers if self.length else ()):
             for name, part in (("keys", layer.keys), ("values", layer.values)):
-                held[f"{name}.{index}"] = part.clone(memory_format=torch.contiguous_format)
+                held[f"{name}.{index}"] = part[:, :, : self.length].clone(memory_format=torch.contiguous_format)
         return held
 
     @torch.inference_mode()
@@ -118,7 +146,7 @@ class CachedReading(Reading):
         if names <= set(tensors):
             for index, layer in enumerate(fresh.layers):
                 layer.update(tensors[f"keys.{index}"].to(device), tensors[f"values.{index}"].to(device))
-        self._cache, self.count = fresh, int(tensors["count"])
+        self._cache, self.count, self.length, self._lent = fresh, int(tensors["count"]), fresh.get_seq_length(), False
         self.positions_computed = int(tensors["positions_computed"])
 
     @property
@@ -126,12 +154,16 @@ class CachedReading(Reading):
         return self.model.get_input_embeddings()
 
     def _append(self, embeddings: Tensor) -> None:
-        """(R, L, D) behind what was read; no logits but the last are made, and nobody looks at those."""
+        """(R, L, D) behind what was read; no logits are made."""
+        if self._lent:
+            raise PamKitError("nothing can be read while an answer about it is under way: let it end, or close it")
         added = embeddings.shape[1]
         self._check(self.length + added)
         if added:
             places = torch.arange(self.length, self.length + added, device=embeddings.device)
-            self._logits(self._cache, embeddings, places.expand(self.count, -1), None)
+            with sharing_heads(self.model.config):
+                self.model.base_model(**self._inputs(self._cache, embeddings, places.expand(self.count, -1), None))
+            self.length += added
 
     def _tails(self, questions: Questions) -> list[Tensor]:
         """The ids of each question that stand behind its region."""
@@ -151,54 +183,60 @@ class CachedReading(Reading):
                 )
         return [behind for _, behind in parts]
 
-    def _decode(
-        self, cache: Cache, tails: list[Tensor], steps: int, on_step: Callable[[Tensor], None] | None
-    ) -> tuple[Tensor, Tensor]:
-        """Greedy ids (Q, steps), ENDED behind an answer's end, and their log-probabilities (Q, steps)."""
-        device = self._words.weight.device
-        ids = pad_sequence(tails, True, self.form.pad, "left").to(device)
-        positions, mask = self._places(tails, steps, device)
-        ended, said, logs = torch.zeros(len(tails), dtype=torch.bool, device=device), [], []
-        for _ in range(steps):
-            logits = self._logits(cache, self._words(ids), positions, mask).float()
-            best = logits.argmax(-1)
-            logs.append(logits.log_softmax(-1).gather(1, best[:, None])[:, 0])
-            said.append(best.masked_fill(ended, ENDED))
-            if on_step:
-                on_step(said[-1].clone())
-            ended = ended | (best == self.form.end)
-            if ended.all():
-                break
-            ids, positions = best[:, None], positions[:, -1:] + 1
-        return torch.stack(said, 1), torch.stack(logs, 1)
+    def _decode(self, cache: Cache, beside: SideBySide, steps: int) -> Iterator[Spoken]:
+        """Greedy answers, step by step; what has ended is not computed any more."""
+        ids, positions, mask, places = beside.words(self.form.pad)
+        answers = [SpokenAnswer(self.form) for _ in beside.rows]
+        going = list(range(len(answers)))
+        for said in range(1, steps + 1):
+            logits = self._logits(cache, self._words(ids), positions, mask, places).float()
+            top = logits.max(-1)
+            best, logs = top.indices.tolist(), (top.values - logits.logsumexp(-1)).tolist()
+            del logits, top
+            step = Spoken(torch.full((len(answers),), ENDED), [""] * len(answers), {})
+            for question, word, log in zip(going, best, logs, strict=True):
+                step.ids[question] = word
+                step.pieces[question] = answers[question].add(word, log, said == steps)
+                if answers[question].ended or said == steps:
+                    step.ended[question] = answers[question].text()
+            yield step
+            if not (left := [row for row, question in enumerate(going) if not answers[question].ended]):
+                return
+            if said < steps:
+                going = [going[row] for row in left]
+                places, positions, mask = beside.step(going, said - 1)
+                words = torch.tensor([best[row] for row in left], device=places.device)
+                ids = (
+                    torch.full_like(positions, self.form.pad).flatten().index_copy(0, places, words).view_as(positions)
+                )
 
-    def _places(self, tails: list[Tensor], steps: int, device: torch.device) -> tuple[Tensor, Tensor | None]:
-        """Positions (Q, T) of the padded tails, and which columns (Q, length + T + steps) are looked at; null: all."""
-        lengths = torch.tensor([len(tail) for tail in tails], device=device)[:, None]
-        columns = torch.arange(int(lengths.max()), device=device)
-        inside = columns - (len(columns) - lengths)
-        positions = self.length + inside.clamp_min(0)
-        if bool((lengths == len(columns)).all()):
-            return positions, None
-        mask = torch.ones(len(tails), self.length + len(columns) + steps, dtype=torch.bool, device=device)
-        mask[:, self.length : self.length + len(columns)] = inside >= 0
-        return positions, mask
+    def _logits(
+        self, cache: Cache, embeddings: Tensor, positions: Tensor, mask: Tensor | None, places: Tensor
+    ) -> Tensor:
+        """Logits (n, V) at ``places`` (n,) of the flattened ``embeddings`` (rows, L, D), which join the cache."""
+        with sharing_heads(self.model.config), only_rows(self.model, places):
+            output = self.model(**self._inputs(cache, embeddings, positions, mask))
+        self.vocabulary_rows += len(places)
+        return output.logits
 
-    def _logits(self, cache: Cache, embeddings: Tensor, positions: Tensor, mask: Tensor | None) -> Tensor:
-        """Logits (rows, V) behind the last of ``embeddings`` (rows, L, D), which join the cache."""
-        rows, added = embeddings.shape[:2]
-        total = cache.get_seq_length() + added
-        with sharing_heads(self.model.config):
-            output = self.model(
-                inputs_embeds=embeddings,
-                attention_mask=None if mask is None else mask[:, :total],
-                position_ids=positions,
-                use_cache=True,
-                logits_to_keep=1,
-                **{self._cache_name: cache},
-            )
-        self.positions_computed += rows * added
-        return output.logits[:, -1]
+    def _inputs(self, cache: Cache, embeddings: Tensor, positions: Tensor, mask: Tensor | None) -> dict[str, Any]:
+        self.positions_computed += positions.numel()
+        if mask is not None and not takes_booleans(self.model.config):
+            mask = torch.zeros_like(mask, dtype=embeddings.dtype).masked_fill(~mask, torch.finfo(embeddings.dtype).min)
+        held = {self._cache_name: cache}
+        return {
+            "inputs_embeds": embeddings,
+            "attention_mask": mask,
+            "position_ids": positions,
+            "use_cache": True,
+        } | held
+
+    def _unanswered(self, rows: Sequence[int]) -> Cache:
+        """Copies of what was read of these regions, also while an answer is under way behind it."""
+        part = selected(self._cache, list(rows))
+        if answered := part.get_seq_length() - self.length:
+            part.crop(-answered)
+        return part
 
     def _check(self, length: int, new_tokens: int = 0) -> None:
         check_length(length, self.model.config)

@@ -7,6 +7,7 @@ from transformers import PreTrainedModel
 
 from pam_kit.components.decoders.conversation import NO_LABEL
 from pam_kit.components.decoders.sequence import Sequences
+from pam_kit.components.decoders.vocabulary_rows import only_rows
 
 # As sharp as contrastive image-text models use; the tokens have to choose their words.
 ALIGNMENT_TEMPERATURE = 0.07
@@ -23,20 +24,9 @@ def prediction_losses(model: PreTrainedModel, sequences: Sequences) -> tuple[Ten
 
 
 def logits_at(model: PreTrainedModel, embeddings: Tensor, supervised: Tensor) -> Tensor:
-    """Logits (n, V) of the positions where ``supervised`` (Q, L) is True; no other is ever computed.
-
-    The rows are picked in front of the model's own vocabulary projection, so that what it does after it (scaling,
-    soft-capping) stays its own.
-    """
-
-    def pick(_module, inputs):
-        return (inputs[0][supervised],)
-
-    hook = model.get_output_embeddings().register_forward_pre_hook(pick)
-    try:
+    """Logits (n, V) of the positions where ``supervised`` (Q, L) is True; no other is ever computed."""
+    with only_rows(model, supervised.flatten()):
         return model(inputs_embeds=embeddings, use_cache=False).logits.float()
-    finally:
-        hook.remove()
 
 
 def alignment_loss(table: Tensor, tokens: Tensor, answers: list[Tensor], regions: list[int]) -> Tensor:

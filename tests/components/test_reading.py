@@ -7,6 +7,7 @@ from transformers.cache_utils import DynamicLayer
 from pam_kit.components.decoders.causal_lm import CausalLM
 from pam_kit.components.decoders.grouped_attention import grouped_attention, sharing_heads
 from pam_kit.components.decoders.growing_cache import GrowingLayer
+from pam_kit.components.decoders.spoken import SpokenAnswer
 from pam_kit.contracts import GeneratedText, Questions
 from pam_kit.errors import CheckpointError, PamKitError
 
@@ -127,9 +128,10 @@ def force_ends(made: CausalLM) -> None:
     def end_rows(_module, _inputs, logits):
         logits = logits.clone()
         logits[..., made.tokenizer.eos_token_id] = -1e4
-        for row in range(len(logits)):
+        # ``generate`` computes the rows that have ended along.
+        for row in range(3):
             if len(steps) == row + 1:
-                logits[row, -1, made.tokenizer.eos_token_id] = 1e4
+                logits[row - 3 if logits.ndim == 3 else 0, ..., made.tokenizer.eos_token_id] = 1e4
         steps.append(None)
         return logits
 
@@ -215,8 +217,97 @@ def test_an_answer_computes_the_question_and_itself_alone():
     reading.answer(asked((1, 1)), 4, steps.append)
     hook.remove()
     behind = [len(made.tokenizer(f"\n{q}<|im_end|>\n<|im_start|>assistant\n").input_ids) for q in QUESTIONS[:2]]
-    assert reading.positions_computed - before == 2 * (max(behind) + len(steps) - 1)
-    assert widths == [(2, max(behind))] + [(2, 1)] * (len(steps) - 1)
+    assert reading.positions_computed - before == sum(behind) + 2 * (len(steps) - 1)
+    assert widths == [(1, sum(behind))] + [(1, 2)] * (len(steps) - 1), "both stand behind the one copy of their region"
+
+
+def test_only_the_next_words_reach_the_vocabulary_and_what_has_ended_is_not_computed():
+    made, rows, positions, steps = decoder(num_key_value_heads=2), [], [], []
+    reading = read_in_parts(made, region_embeddings())
+    assert reading.vocabulary_rows == 0, "nothing is said while a region is read"
+    force_ends(made)
+    made.lm.get_output_embeddings().register_forward_hook(lambda _m, _inputs, logits: rows.append(len(logits)))
+    made.layers()[0].register_forward_pre_hook(lambda _m, inputs: positions.append(inputs[0].shape[:2]))
+    before = reading.positions_computed
+    reading.answer(asked(), 20, steps.append)
+    assert rows == [3, 3, 2, 1] and reading.vocabulary_rows == sum(rows)
+    assert positions[1:] == [(3, 1)] * 3
+    assert reading.positions_computed - before == sum(row * width for row, width in positions)
+    of_one, positions[:] = read_in_parts(made, region_embeddings(1)), []
+    hooked = of_one.say(asked((0, 0, 0)), 3)
+    assert [len(next(hooked).pieces) for _ in range(3)] == [3] * 3 and [width for _, width in positions[-2:]] == [3, 3]
+
+
+def test_questions_of_a_region_look_at_one_copy_of_its_keys(monkeypatch):
+    """Eight questions, one row: the keys are as long as the region and all questions, and never repeated."""
+    made, keys = decoder(num_key_value_heads=2), []
+    attention = torch.nn.functional.scaled_dot_product_attention
+    monkeypatch.setattr(
+        torch.nn.functional,
+        "scaled_dot_product_attention",
+        lambda q, k, *rest, **more: (keys.append(tuple(k.shape[:3])), attention(q, k, *rest, **more))[1],
+    )
+    reading, questions = read_in_parts(made, region_embeddings(1, 40), (40,)), asked((0,) * 8)
+    keys.clear()
+    expected = made.generate(region_embeddings(1, 40), questions, 3)
+    keys.clear()
+    assert_same(reading.answer(questions, 3), expected)
+    words = sum(len(made.tokenizer(f"{question}\n").input_ids) for question in questions.questions)
+    assert set(keys) == {(1, 2, reading.length + words + said * 8) for said in range(3)}
+
+
+def test_pieces_put_together_are_the_text():
+    made = decoder(spread=9, vocab_size=280)
+    reading = read_in_parts(made, region_embeddings())
+    pieces, ended = [""] * 4, {}
+    for step in reading.say(asked((0, 1, 2, 1)), 40):
+        pieces = [before + new for before, new in zip(pieces, step.pieces, strict=True)]
+        assert not set(ended) & set(step.ended)
+        ended |= step.ended
+    assert [piece.strip() for piece in pieces] == [ended[question].text for question in range(4)]
+    assert len(max(pieces, key=len)) > 20
+
+
+def test_a_character_of_several_tokens_is_told_once_it_is_whole():
+    made = decoder(vocab_size=280)
+    form = made._ready_format()
+    said, pieces = SpokenAnswer(form), []
+    ids = made.tokenizer("a 红色 的 cup 🙂!").input_ids
+    assert len(ids) > 12, "this vocabulary spells Chinese in bytes"
+    for number, word in enumerate(ids):
+        pieces.append(said.add(word, -1.0, number == len(ids) - 1))
+    assert "".join(pieces) == "a 红色 的 cup 🙂!" and not any("\ufffd" in piece for piece in pieces)
+    assert {"红", "色"} <= {piece.strip() for piece in pieces} and "" in pieces
+    assert said.text().text == "a 红色 的 cup 🙂!" and said.text().score == pytest.approx(torch.tensor(-1.0).exp())
+
+
+def test_two_answers_about_one_reading_may_be_under_way_but_nothing_is_read_meanwhile():
+    reading = read_in_parts(decoder(), region_embeddings())
+    alone, held = reading.answer(asked(), STEPS), reading.tensors()
+    first = reading.say(asked(), STEPS)
+    next(first)
+    assert reading.answer(asked(), STEPS) == alone
+    with pytest.raises(PamKitError, match="an answer about it is under way"):
+        reading.read(region_embeddings())
+    assert all(torch.equal(own, held[name]) for name, own in reading.tensors().items() if "." in name)
+    part = reading.of_rows([2, 0])
+    assert [a for step in first for a in step.ended.values()] == alone
+    assert_same(part.answer(asked((1, 0)), STEPS), part.answer(asked((1, 0)), STEPS))
+    assert_same(part.answer(asked((1,)), STEPS), alone[:1])
+    reading.read(region_embeddings())
+
+
+def test_readings_are_joined_and_parted():
+    made, embeddings, about = decoder(num_key_value_heads=2), region_embeddings(4), (3, 0, 1, 3)
+    expected = read_in_parts(made, embeddings).answer(asked(about), STEPS)
+    parts = [read_in_parts(made, embeddings[rows]) for rows in ([1, 3], [0], [2])]
+    whole = parts[1].joined([parts[0], parts[2]]).of_rows([0, 1, 3, 2])
+    assert_same(whole.answer(asked(about), STEPS), expected)
+    assert whole.count == 4 and parts[0].count == 2 and whole.positions_computed > 0
+    with pytest.raises(PamKitError, match="one length"):
+        parts[0].joined([read_in_parts(made, region_embeddings(1, 12), (12,))])
+    with pytest.raises(PamKitError, match="one decoder"):
+        parts[0].joined([read_in_parts(decoder(), embeddings)])
 
 
 def test_a_cache_is_copied_only_when_it_is_full_or_rows_are_chosen(monkeypatch):

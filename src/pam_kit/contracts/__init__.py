@@ -21,6 +21,7 @@ from pam_kit.contracts.batches import (
     Questions,
     RegionBatch,
     RegionFeatures,
+    Spoken,
     TextLoss,
 )
 from pam_kit.contracts.samples import (
@@ -71,6 +72,7 @@ __all__ = [
     "RegionMemory",
     "RegionPrompt",
     "RegionSample",
+    "Spoken",
     "TextLoss",
     "VideoRegion",
     "VideoSample",

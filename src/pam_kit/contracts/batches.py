@@ -237,3 +237,17 @@ class GeneratedText:
 
     text: str
     score: float
+
+
+@dataclass
+class Spoken:
+    """One step of Q answers that are made side by side.
+
+    ``ids`` (Q,) long: the token that each answer goes on with; -1 where it has ended before. ``pieces``: the text that
+    came with it, empty while a character is not whole; the pieces of an answer put together are its text, but for
+    space around it. ``ended``: the answers that end with this step.
+    """
+
+    ids: Tensor
+    pieces: list[str]
+    ended: dict[int, GeneratedText]

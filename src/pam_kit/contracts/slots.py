@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 
 from torch import Tensor, nn
@@ -14,6 +15,7 @@ from pam_kit.contracts.batches import (
     PromptBatch,
     Questions,
     RegionFeatures,
+    Spoken,
     TextLoss,
 )
 from pam_kit.errors import PamKitError
@@ -148,24 +150,47 @@ class Reading(ABC):
     Attributes:
         length: positions read of each region, the words ahead of it included.
         positions_computed: positions that have gone through the language model so far, of all regions and questions.
+        vocabulary_rows: positions of which the logits of all words were made so far.
     """
 
     length: int
     positions_computed: int
+    vocabulary_rows: int
 
     @abstractmethod
     def read(self, embeddings: Tensor) -> None:
         """(R, L, D): the next embeddings of each region, behind those read before."""
 
     @abstractmethod
+    def say(self, questions: Questions, max_new_tokens: int) -> Iterator[Spoken]:
+        """Greedy answers to Q questions, batched, each about one of the R regions, step by step as they are made.
+
+        What was read stays as it was once the iterator has ended or is closed; nothing can be read before that.
+        """
+
     def answer(
         self, questions: Questions, max_new_tokens: int, on_step: Callable[[Tensor], None] | None = None
     ) -> list[GeneratedText]:
-        """Greedy answers to Q questions, batched, each about one of the R regions; what was read stays as it was.
+        """The whole answers that ``say`` makes.
 
         ``on_step`` is given the ids (Q,) of every decoding step as soon as they are known; -1 where a question's answer
         has ended.
         """
+        ended: dict[int, GeneratedText] = {}
+        with closing(self.say(questions, max_new_tokens)) as steps:  # type: ignore[type-var]
+            for step in steps:
+                ended |= step.ended
+                if on_step:
+                    on_step(step.ids)
+        return [ended[question] for question in range(len(questions))]
+
+    @abstractmethod
+    def of_rows(self, rows: Sequence[int]) -> "Reading":
+        """A copy of what was read of some of the regions, in that order."""
+
+    @abstractmethod
+    def joined(self, others: Sequence["Reading"]) -> "Reading":
+        """A copy of what was read of these regions and, behind them, of those of other readings of the same length."""
 
     @abstractmethod
     def tensors(self) -> dict[str, Tensor]:
