@@ -63,7 +63,7 @@ class Transcript:
         self.path = Path(path)
         self.notes: list[str] = []
         self._calls: dict[tuple[str, int], Call] = {}
-        self._whole = 0  # bytes of whole lines
+        self._cut: tuple[int, int] | None = None  # bytes of whole lines, and of the file
         if self.path.is_file():
             self._read(self.path.read_bytes())
 
@@ -75,15 +75,14 @@ class Transcript:
         return self._calls.get((request, again))
 
     def add(self, call: Call) -> None:
-        """Record a call; it is in the file's hands when this returns."""
+        """Record a call: when this returns, killing the process does not lose it."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with open(self.path, "ab") as file:
-            if file.tell() != self._whole:
-                file.truncate(self._whole)
+            if self._cut and file.tell() == self._cut[1]:
+                file.truncate(self._cut[0])
+            self._cut = None
             # A judge may write half of a character pair, which UTF-8 proper has no bytes for.
             file.write(call.to_json().encode("utf-8", "surrogatepass") + b"\n")
-            file.flush()
-            self._whole = file.tell()
         self._calls[call.request, call.again] = call
 
     def _read(self, content: bytes) -> None:
@@ -91,8 +90,8 @@ class Transcript:
         rest = lines.pop()
         for number, line in enumerate(lines, 1):
             self._keep(line, number)
-        self._whole = len(content) - len(rest)
         if rest:
+            self._cut = len(content) - len(rest), len(content)
             self.notes.append(
                 f"{self.path.name}: the last line was cut off while it was written; it is dropped and asked again"
             )
@@ -104,6 +103,8 @@ class Transcript:
             facts = json.loads(line)
             error = facts.get("error")
             reply = Reply(facts["text"], facts["model"], facts["finish_reason"], facts["usage"]) if not error else None
+            if reply and not (isinstance(reply.text, str) and isinstance(reply.usage, dict)):
+                raise TypeError("text or usage is of another kind")
             call = Call(facts["request"], facts["again"], facts["messages"], facts["asked"], reply, error or "")
         except (ValueError, KeyError, TypeError, AttributeError) as problem:
             raise PamKitError(

@@ -1,0 +1,80 @@
+"""A judge on this computer: a real HTTP server that replies as a test tells it to."""
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+
+from pam_kit.evaluation.judging.endpoint import JudgeSettings
+
+MODEL = "judge-of-tests"
+
+
+class ScriptedJudge:
+    """``script`` gets the request and returns the reply's text, a whole answer, or (status, bytes)."""
+
+    def __init__(self):
+        self.script: Callable[[dict[str, Any]], Any] = lambda request: ""
+        self.requests: list[dict[str, Any]] = []
+        self.headers: list[dict[str, str]] = []
+        self.url = ""
+        self.lock = threading.Lock()
+
+    def settings(self, **changes: Any) -> JudgeSettings:
+        return JudgeSettings(**{"base_url": self.url, "model": MODEL, "timeout": 10.0} | changes)
+
+    def say(self, *answers: Any) -> None:
+        """One after the other; the last one again and again."""
+        left = list(answers)
+        self.script = lambda request: left.pop(0) if len(left) > 1 else left[0]
+
+
+def completion(text: Any, finish_reason: str = "stop") -> dict[str, Any]:
+    choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": finish_reason}
+    return {"model": f"{MODEL}-0601", "choices": [choice], "usage": {"total_tokens": 7}}
+
+
+class _Handler(BaseHTTPRequestHandler):
+    def do_POST(self):
+        judge: ScriptedJudge = self.server.judge
+        request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        with judge.lock:
+            judge.requests.append(request)
+            judge.headers.append(dict(self.headers) | {"path": self.path})
+            answer = judge.script(request) if not getattr(judge.script, "slow", False) else None
+        answer = judge.script(request) if answer is None else answer
+        if isinstance(answer, str):
+            answer = completion(answer)
+        status, body = answer if isinstance(answer, tuple) else (200, json.dumps(answer).encode())
+        self.send_response(status)
+        if 300 <= status < 400:
+            self.send_header("Location", "http://127.0.0.1:9/elsewhere")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *args):
+        pass
+
+
+class _Server(ThreadingHTTPServer):
+    def handle_error(self, request, client_address):
+        """A client that did not wait for the answer is what some tests are about."""
+
+
+@pytest.fixture
+def scripted(monkeypatch) -> Iterator[ScriptedJudge]:
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.delenv("PAM_KIT_JUDGE_KEY", raising=False)
+    server = _Server(("127.0.0.1", 0), _Handler)
+    server.judge = judge = ScriptedJudge()
+    judge.url = f"http://127.0.0.1:{server.server_port}/v1"
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    yield judge
+    server.shutdown()
+    server.server_close()
+    thread.join()
