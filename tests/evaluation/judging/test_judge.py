@@ -183,6 +183,13 @@ def test_a_file_a_group_and_the_mean_of_four_groups(scripted, pictures):
     assert "not known: relative_score, relative_score_reference_compat" in part.notes
 
 
+def test_a_mark_keeps_its_number_where_another_is_missing(scripted, pictures):
+    scripted.say("5 5")
+    records = [replace(mdvp(str(i), "f", "web", meta={"mark": i}), group="q") for i in (3, 1)]
+    judge.judge(records, "pairwise_mdvp", by(scripted, pictures), root=pictures)
+    assert "<Region 1>: said 1\n<Region 3>: said 3\n" in told(scripted.requests[0])
+
+
 @pytest.mark.parametrize(("prompt", "share"), [({"box": [8, 8, 40, 30]}, 0.8), ({"points": [[30, 30]]}, 0.7)])
 def test_the_judge_sees_the_marks(scripted, pictures, prompt, share):
     scripted.say("5 5")

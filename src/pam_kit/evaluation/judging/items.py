@@ -55,6 +55,15 @@ class Item:
     def first(self) -> RegionRecord:
         return self.records[0]
 
+    @property
+    def marks(self) -> list[int]:
+        """The number of each record's mark: one whose record is missing keeps its number."""
+        return [int(record.meta.get("mark", number)) for number, record in enumerate(self.records, 1)]
+
+    def numbered(self, texts: Sequence[str]) -> str:
+        """``<Region 1>: text`` and so on, a line each: how MDVP-Bench writes what is said of several marks."""
+        return "\n".join(f"<Region {number}>: {text}" for number, text in zip(self.marks, texts, strict=True))
+
     def need(self, key: str) -> str:
         """A text of the first record's ``meta``; PamKitError where there is none."""
         value = self.first.meta.get(key)
@@ -90,11 +99,6 @@ def grouped_items(records: Iterable[RegionRecord], key: str, need_group: bool = 
             )
         groups.setdefault(record.group or record.id, []).append(record)
     return [Item(name, tuple(_in_order(name, members, key))) for name, members in groups.items()]
-
-
-def numbered_lines(texts: Sequence[str]) -> str:
-    """``<Region 1>: text`` and so on, a line each: how MDVP-Bench writes what is said of several marks."""
-    return "\n".join(f"<Region {number}>: {text}" for number, text in enumerate(texts, 1))
 
 
 def _in_order(name: str, members: list[RegionRecord], key: str) -> list[RegionRecord]:

@@ -2,7 +2,7 @@
 
 import base64
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +18,12 @@ _GREEN = (0, 255, 0)
 _JPEG_QUALITY = 95
 
 
-def marked_picture(path: Path, prompts: Sequence[Mapping[str, Any]]) -> bytes:
-    """A JPEG of the picture with prompt i marked as number i, counted from 1.
+def marked_picture(path: Path, prompts: Mapping[int, Mapping[str, Any]]) -> bytes:
+    """A JPEG of the picture with each prompt drawn beside its number.
 
     Args:
         path: of the picture.
-        prompts: as records have them, in pixels of the picture: each a ``box`` (x1, y1, x2, y2) or ``points`` [(x, y)].
+        prompts: number -> prompt as records have it, in pixels: a ``box`` (x1, y1, x2, y2) or ``points`` [(x, y)].
 
     Raises:
         PamKitError: the picture cannot be read, or a prompt is neither.
@@ -33,15 +33,15 @@ def marked_picture(path: Path, prompts: Sequence[Mapping[str, Any]]) -> bytes:
             picture = opened.convert("RGB")
     except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
         raise PamKitError(f"{path} cannot be shown to the judge: {error}") from None
-    share = _UNDER_BOXES if any(prompt.get("box") for prompt in prompts) else _UNDER_POINTS
+    share = _UNDER_BOXES if any(prompt.get("box") for prompt in prompts.values()) else _UNDER_POINTS
     picture = picture.point(lambda value: round(value * share))
     draw = ImageDraw.Draw(picture)
     side = max(picture.size)
     radius, height = max(4, side // 120), max(20, side // 32)
-    corners = [_draw_prompt(draw, prompt, radius, path) for prompt in prompts]
-    dots = [point for prompt in prompts if not prompt.get("box") for point in prompt["points"]]
+    corners = {number: _draw_prompt(draw, prompt, radius, path) for number, prompt in prompts.items()}
+    dots = [point for prompt in prompts.values() if not prompt.get("box") for point in prompt["points"]]
     taken = [marks.occupied((x, y), (2 * radius, 2 * radius)) for x, y in dots]
-    for number, (x, y) in enumerate(corners, 1):
+    for number, (x, y) in corners.items():
         tag = marks.badge(str(number), marks.BLACK, height)
         centre = marks.free_spot((x + tag.width / 2, y + tag.height / 2), tag.size, picture.size, taken, None)
         marks.stamp(picture, tag, centre)

@@ -12,7 +12,7 @@ from pam_kit.evaluation.judging import parsers
 from pam_kit.evaluation.judging.aggregates import mean, published_relative_score, relative_score
 from pam_kit.evaluation.judging.asking import Question, Reading, Verdict
 from pam_kit.evaluation.judging.endpoint import Messages
-from pam_kit.evaluation.judging.items import DOMAIN_GROUPS, DOMAINS, Item, grouped_items, numbered_lines
+from pam_kit.evaluation.judging.items import DOMAIN_GROUPS, DOMAINS, Item, grouped_items
 from pam_kit.evaluation.judging.marked_picture import data_url, marked_picture
 from pam_kit.evaluation.judging.parsers import Pair
 from pam_kit.evaluation.records import RegionRecord
@@ -104,11 +104,11 @@ class PairwiseFerret:
 
     def answer(self, item: Item) -> str:
         texts = [_COORDINATES.sub("", record.answer) for record in item.records]
-        return texts[0] if len(texts) == 1 else numbered_lines(texts)
+        return texts[0] if len(texts) == 1 else item.numbered(texts)
 
     def reference(self, item: Item) -> str:
         texts = [record.references[0] for record in item.records]
-        return item.text("reference_answer", texts[0] if len(texts) == 1 else numbered_lines(texts))
+        return item.text("reference_answer", texts[0] if len(texts) == 1 else item.numbered(texts))
 
     def content(self, item: Item, text: str) -> object:
         """What the judge is told: words, and pictures where it sees any."""
@@ -191,13 +191,14 @@ class PairwiseMdvp(PairwiseFerret):
         return _CONTEXTS[item.need("domain")]
 
     def answer(self, item: Item) -> str:
-        return numbered_lines([record.answer for record in item.records])
+        return item.numbered([record.answer for record in item.records])
 
     def reference(self, item: Item) -> str:
-        return item.text("reference_answer", numbered_lines([record.references[0] for record in item.records]))
+        return item.text("reference_answer", item.numbered([record.references[0] for record in item.records]))
 
     def content(self, item: Item, text: str) -> object:
-        jpeg = marked_picture(self.root / item.first.image, [record.prompt for record in item.records])
+        prompts = {number: record.prompt for number, record in zip(item.marks, item.records, strict=True)}
+        jpeg = marked_picture(self.root / item.first.image, prompts)
         picture = {"type": "image_url", "image_url": {"url": data_url(jpeg), "detail": "high"}}
         return [{"type": "text", "text": text}, picture]
 
