@@ -1,0 +1,97 @@
+"""Predictions that somebody else made, read from JSON lines. Torch-free."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from pam_kit.errors import PamKitError
+from pam_kit.evaluation.records import RegionRecord
+
+FORMAT = (
+    'one JSON object a line: {"id": "7", "prediction": "a red cup", "references": ["cup"]}, without references where '
+    "--benchmark and --data have them, or a whole region as pam-kit evaluate writes it"
+)
+_SHORT = {"id", "prediction", "references"}
+
+
+def read_foreign(
+    path: str | Path, regions: Sequence[RegionRecord] | None = None
+) -> tuple[list[RegionRecord], list[str]]:
+    """The regions of a file of predictions, and notes on what is missing.
+
+    Args:
+        regions: those of the benchmark that the file is of; references, order and number are then theirs, and one of
+            which the file says nothing counts as an empty text.
+
+    Raises:
+        PamKitError: a line is of another form, an id comes twice, or is none of the benchmark's.
+    """
+    path = Path(path)
+    known = None if regions is None else {record.id: record for record in regions}
+    found: dict[str, RegionRecord] = {}
+    for source, line in _lines(path):
+        record = _record(line, source, known)
+        if record.id in found:
+            raise PamKitError(f"{source}: the id {record.id!r} comes a second time; a region has one prediction")
+        found[record.id] = record
+    if not found:
+        raise PamKitError(f"{path} holds no prediction; expected {FORMAT}")
+    if regions is None:
+        return list(found.values()), _notes(found.values())
+    whole = [found.get(record.id, record) for record in regions]
+    missing = len(whole) - len(found)
+    lacking = f"{missing} of {len(whole)} regions of the benchmark are not in {path.name}; they count as empty texts"
+    return whole, ([lacking] if missing else []) + _notes(found.values())
+
+
+def _lines(path: Path) -> Iterator[tuple[str, str]]:
+    if not path.is_file():
+        raise PamKitError(f"no file {path}; expected {FORMAT}")
+    try:
+        with open(path, encoding="utf-8-sig") as lines:
+            yield from ((f"{path.name}:{number}", line) for number, line in enumerate(lines, 1) if line.strip())
+    except UnicodeDecodeError as error:
+        raise PamKitError(f"{path} is not UTF-8: {error}; expected {FORMAT}") from None
+
+
+def _record(line: str, source: str, known: Mapping[str, RegionRecord] | None) -> RegionRecord:
+    facts = _object(line, source)
+    if set(facts) <= _SHORT:
+        record = _short(facts, source, known)
+    else:
+        record = RegionRecord.from_json(line, source)
+    if known is None:
+        return record
+    if record.id not in known:
+        raise PamKitError(
+            f"{source}: the benchmark has no region {record.id!r}; the first of its ids is {next(iter(known))!r}"
+        )
+    return known[record.id].with_prediction(record.answer)
+
+
+def _object(line: str, source: str) -> dict:
+    try:
+        facts = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise PamKitError(f"{source}: not JSON: {error}; expected {FORMAT}") from None
+    if not isinstance(facts, dict):
+        raise PamKitError(f"{source}: expected {FORMAT}")
+    return facts
+
+
+def _short(facts: dict, source: str, known: Mapping[str, RegionRecord] | None) -> RegionRecord:
+    id, prediction = facts.get("id"), facts.get("prediction")
+    if type(id) not in (str, int) or not isinstance(prediction, str | None) or "prediction" not in facts:
+        raise PamKitError(f"{source}: a prediction needs an id and a text, {FORMAT}")
+    references = facts.get("references")
+    if isinstance(references, str):
+        references = [references]
+    if known is None and references is None:
+        raise PamKitError(f"{source}: there are no references; expected {FORMAT}")
+    line = {"id": str(id), "benchmark": "", "question": "", "references": references if known is None else ["-"]}
+    return RegionRecord.from_json(json.dumps(line | {"prediction": prediction}), source)
+
+
+def _notes(records) -> list[str]:
+    empty = sum(not record.answer.strip() for record in records)
+    return [f"{empty} predictions are empty texts"] if empty else []

@@ -1,0 +1,112 @@
+"""Which regions of a benchmark are predicted together, and which process predicts them. Torch-free.
+
+Units are cut from the whole benchmark before it is divided among processes: a region is always computed beside the same
+others, so that its text does not depend on the number of processes, nor on where a run was stopped.
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from pam_kit.errors import PamKitError
+from pam_kit.evaluation.records import RegionRecord
+
+# What launchers call the number of a process and of all: torchrun and Lightning, SLURM, Open MPI.
+_LAUNCHERS = (
+    ("RANK", "WORLD_SIZE"),
+    ("SLURM_PROCID", "SLURM_NTASKS"),
+    ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),
+)
+
+
+@dataclass(frozen=True)
+class Unit:
+    """Regions that the model sees together.
+
+    Args:
+        kind: regions of some pictures, of one clip, or the events of one stream, in their order.
+        parts: the regions of each picture; of a clip or a stream there is one part.
+    """
+
+    kind: Literal["pictures", "clip", "stream"]
+    parts: tuple[tuple[RegionRecord, ...], ...]
+
+    @property
+    def records(self) -> list[RegionRecord]:
+        return [record for part in self.parts for record in part]
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Part ``number`` of ``count``, counted from 1.
+
+    Raises PamKitError for a part that is not there.
+    """
+
+    number: int = 1
+    count: int = 1
+
+    def __post_init__(self):
+        if not 1 <= self.number <= self.count:
+            raise PamKitError(f"there is no part {self.number} of {self.count}; parts are 1/{self.count} and on")
+
+    def __str__(self) -> str:
+        return f"{self.number}/{self.count}"
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str] = os.environ) -> "Shard":
+        """That of this process where torchrun, SLURM or MPI started several; else the whole."""
+        for rank, world in _LAUNCHERS:
+            if rank in environment and world in environment:
+                return cls(int(environment[rank]) + 1, int(environment[world]))
+        return cls()
+
+    def of(self, units: Sequence[Unit]) -> list[Unit]:
+        """Every ``count``-th unit."""
+        return list(units[self.number - 1 :: self.count])
+
+    def owner(self, index: int) -> "Shard":
+        """The part that unit number ``index`` belongs to."""
+        return Shard(index % self.count + 1, self.count)
+
+
+def cut_units(records: Sequence[RegionRecord], pictures: int, regions: int = 32, streamed: bool = False) -> list[Unit]:
+    """All regions of a benchmark as units, in the order in which they first come.
+
+    Args:
+        pictures: most pictures of a unit; all regions of a picture stand in the same one.
+        regions: most regions of a unit of several pictures.
+        streamed: the regions of a group are the events of a stream.
+    """
+    still = _grouped([record for record in records if record.image], lambda record: record.image)
+    moving = [record for record in records if not record.image]
+    if streamed:
+        clips = [Unit("stream", (part,)) for part in _grouped(moving, lambda record: record.group or record.video)]
+    else:
+        clips = [Unit("clip", (part,)) for part in _grouped(moving, _clip_of)]
+    return [Unit("pictures", parts) for parts in _filled(still, pictures, regions)] + clips
+
+
+def _filled(
+    parts: Sequence[tuple[RegionRecord, ...]], pictures: int, regions: int
+) -> list[tuple[tuple[RegionRecord, ...], ...]]:
+    """Pictures in order, as many together as are allowed."""
+    found: list[list[tuple[RegionRecord, ...]]] = []
+    for part in parts:
+        if not found or len(found[-1]) == pictures or sum(map(len, found[-1])) + len(part) > regions:
+            found.append([])
+        found[-1].append(part)
+    return [tuple(unit) for unit in found]
+
+
+def _clip_of(record: RegionRecord) -> tuple:
+    """Regions that agree in this are followed together, and asked in the same words."""
+    return record.video, record.frames, record.frame_index, record.task, record.language, record.question
+
+
+def _grouped(records: Sequence[RegionRecord], key) -> list[tuple[RegionRecord, ...]]:
+    found: dict[object, list[RegionRecord]] = {}
+    for record in records:
+        found.setdefault(key(record), []).append(record)
+    return [tuple(part) for part in found.values()]
