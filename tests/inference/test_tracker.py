@@ -120,7 +120,7 @@ def test_prompts_of_a_region_in_a_frame_are_one(predictor, moving_square):
         ),
         (
             [FramePrompt(3, 1, BOX), FramePrompt(3, 1, BOX)],
-            "region 3, pointed at in frame 1: it has 2 boxes and 0 masks",
+            "region 3, pointed at in frame 1: one region has at most one box and one mask; it got 2 boxes and 0 masks",
         ),
         ([FramePrompt(1, 0, RegionPrompt(points=((3, 3),), labels=(0,)))], "only negative points"),
     ],

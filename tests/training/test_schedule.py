@@ -17,7 +17,7 @@ from pam_kit.errors import CheckpointError, PamKitError, RecipeError
 from pam_kit.model import RegionVLM
 from pam_kit.recipe import load_schedule
 from pam_kit.training.fit import fit
-from pam_kit.training.plan import plan
+from pam_kit.training.plan import perceived_bytes, plan
 from pam_kit.training.schedule import _newest, fit_schedule
 
 STAGES = """
@@ -245,3 +245,15 @@ def test_the_schedule_that_got_on_last_is_resumed(tmp_path):
     assert _newest(tmp_path, "s").name == "s"
     with pytest.raises(CheckpointError, match="there is no run of the schedule t"):
         _newest(tmp_path, "t")
+
+
+def test_a_plan_counts_what_the_backward_pass_of_a_region_keeps(tiny_recipe):
+    recipe = tiny_recipe("perceiver=none", "projector=linear")
+    with torch.device("meta"):
+        model = RegionVLM.from_recipe(recipe)
+    (height, width), channels = model.backbone.grid, model.backbone.embed_dim
+    # The inputs of the two linear maps, in four bytes a number: the cells of the picture and two mask tokens.
+    assert perceived_bytes(model) == 4 * channels * (height * width + 2)
+    recipe = tiny_recipe("train.precision=32-true", "data.regions_per_image=1")
+    more = tiny_recipe("train.precision=32-true", "data.regions_per_image=2")
+    assert plan(more).device_gib > plan(recipe).device_gib

@@ -31,6 +31,22 @@ class RegionPrompt:
         """The prompt that points at nothing in particular: a box around the whole picture."""
         return cls(box=(0.0, 0.0, float(width), float(height)))
 
+    @classmethod
+    def combined(cls, prompts: Sequence["RegionPrompt"]) -> "RegionPrompt":
+        """All that several prompts say about one region; PromptError for a second box or mask."""
+        boxes = [one.box for one in prompts if one.box is not None]
+        masks = [one.mask for one in prompts if one.mask is not None]
+        if len(boxes) > 1 or len(masks) > 1:
+            raise PromptError(
+                f"one region has at most one box and one mask; it got {len(boxes)} boxes and {len(masks)} masks"
+            )
+        return cls(
+            box=boxes[0] if boxes else None,
+            points=tuple(point for one in prompts for point in one.points),
+            labels=tuple(label for one in prompts for label in one.labels),
+            mask=masks[0] if masks else None,
+        )
+
     def check(self, width: int, height: int) -> None:
         """Raise PromptError unless the prompt points at something inside a ``width`` x ``height`` picture."""
         if self.box is None and not self.points and self.mask is None:

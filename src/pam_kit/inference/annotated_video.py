@@ -8,7 +8,6 @@ import numpy as np
 
 from pam_kit.contracts import GeneratedText
 from pam_kit.data.video import Frame, VideoSource, VideoWriter
-from pam_kit.data.video.writing import CLOCK
 from pam_kit.errors import PamKitError
 from pam_kit.inference.annotation import FrameAnnotator
 from pam_kit.inference.presence import LOST
@@ -17,8 +16,6 @@ from pam_kit.inference.video_result import VideoPrediction
 
 # Of a source that does not say: only frames without a time of their own are written at this rate.
 USUAL_RATE = 30.0
-# Seconds from one frame to the next at least: a tick of the mp4, and what rounding to ticks may take of it.
-_APART = 1.5 / CLOCK
 _STATE_OF_CHANGE = {"found": "present"}
 
 
@@ -79,15 +76,12 @@ class AnnotatedStream:
         self._room = (num_regions, tuple(languages), num_texts)
         self._writer: VideoWriter | None = None
         self._annotator: FrameAnnotator | None = None
-        self._start, self._last = 0.0, -1.0
+        self._start = 0.0
         self._texts: dict[int, dict[str, dict[str, GeneratedText]]] = {}
         self._states = dict(states or {})
 
     def on_frame(self, frame: Frame, report: FrameReport) -> None:
-        """Write a frame with its masks and the texts so far.
-
-        Cameras may give two frames one time, which an mp4 cannot: the second is written a tick or two behind the first.
-        """
+        """Write a frame with its masks and the texts so far."""
         height, width = frame.image.shape[:2]
         if self._annotator is None or self._writer is None:
             self._annotator = FrameAnnotator((width, height), *self._room)
@@ -96,8 +90,7 @@ class AnnotatedStream:
             self._states[region] = _state_word(changes[-1].state)
         masks: dict[int, np.ndarray] = {region: seen.mask() for region, seen in report.regions.items()}
         drawn = self._annotator.draw(frame.image, masks, self._states, self._texts, report.pointed)
-        self._last = max(frame.time - self._start, self._last + _APART)
-        self._writer.write(drawn, self._last)
+        self._writer.write(drawn, frame.time - self._start)
 
     def on_event(self, event: StreamEvent) -> None:
         """Show what was said from the next frame on."""

@@ -21,13 +21,17 @@ def prompts_from_options(
     parsed_masks = [_mask(path) for path in masks]
     if not (parsed_boxes or parsed_points or parsed_masks):
         raise PromptError("nothing to look at: give --box x1,y1,x2,y2, --point x,y or --mask mask.png")
-    if combine:
-        return [_combined(parsed_boxes, parsed_points, parsed_masks)]
-    return [
+    alone = [
         *(RegionPrompt(box=box) for box in parsed_boxes),
         *(_pointed(group) for group in parsed_points),
         *(RegionPrompt(mask=mask) for mask in parsed_masks),
     ]
+    if not combine:
+        return alone
+    try:
+        return [RegionPrompt.combined(alone)]
+    except PromptError as error:
+        raise PromptError(f"--combine makes all prompts one region, but {error}") from None
 
 
 # What is pointed at, the frame and the region: the latter two may be missing.
@@ -68,18 +72,6 @@ def _placed(kind: str, words: list[str], frame: int) -> tuple[int | None, int, R
     own = [*others, what]
     given = {"box": (own, [], []), "point": ([], [own], []), "mask": ([], [], own)}[kind]
     return int(region) if region else None, int(at or frame), prompts_from_options(*given)[0]
-
-
-def _combined(boxes, points, masks) -> RegionPrompt:
-    if len(boxes) > 1 or len(masks) > 1:
-        raise PromptError(f"one region has at most one box and one mask; --combine got {len(boxes)} and {len(masks)}")
-    pointed = _pointed([point for group in points for point in group])
-    return RegionPrompt(
-        box=boxes[0] if boxes else None,
-        points=pointed.points,
-        labels=pointed.labels,
-        mask=masks[0] if masks else None,
-    )
 
 
 def _pointed(points) -> RegionPrompt:

@@ -14,17 +14,18 @@ from safetensors.torch import save
 from torch import Tensor
 
 from pam_kit.atomic_files import whole_file
-from pam_kit.contracts import PerceivedTokens, RegionFeatures, RegionPrompt
+from pam_kit.contracts import PerceivedTokens, RegionFeatures
 from pam_kit.errors import CheckpointError, PamKitError
 from pam_kit.inference.presence import PresenceTracker
+from pam_kit.inference.result import prompt_from_json, prompt_json
 from pam_kit.inference.stream_clip import ClipReading
 from pam_kit.inference.stream_records import StreamSettings
 from pam_kit.inference.streamer import Followed, RegionStream
 from pam_kit.inference.triggers import Trigger
 from pam_kit.model import RegionVLM
 
-_FORMAT = "pam-kit stream 1"
-_MEMORY, _NEWEST, _TRIGGER, _PENDING = "memory/", "newest/", "trigger/", "pending/"
+_FORMAT = "pam-kit stream 2"
+_MEMORY, _NEWEST, _TRIGGER = "memory/", "newest/", "trigger/"
 _CLIP = ("start", "first", "count", "carried", "seen")
 # So many values of each parameter tell models apart.
 _LOOKED_AT = 8
@@ -44,8 +45,6 @@ def save_stream(stream: RegionStream, path: str | Path, trigger: Trigger | None 
     state = trigger.state() if trigger else {}
     arrays = {name: value for name, value in state.items() if isinstance(value, np.ndarray)}
     tensors |= {_TRIGGER + name: torch.from_numpy(value) for name, value in arrays.items()}
-    masks = {number: prompt.mask for number, prompt in stream.pending.items() if prompt.mask is not None}
-    tensors |= {f"{_PENDING}{number}": torch.from_numpy(mask) for number, mask in masks.items()}
     facts = {
         "settings": asdict(stream.settings),
         "frames": stream.frames,
@@ -54,7 +53,7 @@ def save_stream(stream: RegionStream, path: str | Path, trigger: Trigger | None 
         "last_number": stream.last_number,
         "unread": sorted(stream.unread),
         "regions": [_region_facts(one) for one in stream.followed],
-        "pending": {number: _prompt_facts(prompt) for number, prompt in stream.pending.items()},
+        "pending": {number: prompt_json(prompt) for number, prompt in stream.pending.items()},
         "trigger": {name: value for name, value in state.items() if name not in arrays},
         "model": _fingerprint(stream.model),
     }
@@ -92,8 +91,7 @@ def load_stream(
     stream.frames, stream.time, stream.last_number = facts["frames"], facts["time"], facts["last_number"]
     stream.size = None if facts["size"] is None else (facts["size"][0], facts["size"][1])
     stream.unread, stream.begun = set(facts["unread"]), max(stream.time, 0.0)
-    masks = _below(tensors, _PENDING)
-    stream.pending = {int(n): _prompt(one, masks.get(n)) for n, one in facts["pending"].items()}
+    stream.pending = {int(number): prompt_from_json(one) for number, one in facts["pending"].items()}
     stream.follower.memory.restore(_below(tensors, _MEMORY))
     newest = _below(tensors, _NEWEST)
     stream.newest = RegionFeatures(**newest) if newest else None
@@ -144,24 +142,6 @@ def _region(stream: RegionStream, facts: dict[str, Any], tensors: dict[str, Tens
     box = None if facts["box"] is None else tuple(facts["box"])
     presence = PresenceTracker.from_state(facts["presence"])
     return Followed(facts["number"], presence, clip, facts["history"], box, facts["anew"])
-
-
-def _prompt_facts(prompt: RegionPrompt) -> dict[str, Any]:
-    # Numbers of NumPy, as a detector's boxes are, are none that JSON knows.
-    return {
-        "box": None if prompt.box is None else [float(value) for value in prompt.box],
-        "points": [[float(x), float(y)] for x, y in prompt.points],
-        "labels": [int(label) for label in prompt.labels],
-    }
-
-
-def _prompt(facts: dict[str, Any], mask: Tensor | None) -> RegionPrompt:
-    return RegionPrompt(
-        box=None if facts["box"] is None else tuple(facts["box"]),
-        points=tuple((x, y) for x, y in facts["points"]),
-        labels=tuple(facts["labels"]),
-        mask=None if mask is None else mask.cpu().numpy(),
-    )
 
 
 def _below(tensors: dict[str, Tensor], start: str) -> dict[str, Tensor]:

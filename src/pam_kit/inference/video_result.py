@@ -38,25 +38,12 @@ def prompts_by_frame(prompts: Sequence[FramePrompt], width: int, height: int) ->
     for frame, region in places:
         here = [one.prompt for one in prompts if (one.frame, one.region) == (frame, region)]
         try:
-            combined = _combined(here)
+            combined = RegionPrompt.combined(here)
             combined.check(width=width, height=height)
         except PromptError as error:
             raise PromptError(f"region {region}, pointed at in frame {frame}: {error}") from None
         found.setdefault(frame, {})[region] = combined
     return found
-
-
-def _combined(prompts: Sequence[RegionPrompt]) -> RegionPrompt:
-    boxes = [one.box for one in prompts if one.box is not None]
-    masks = [one.mask for one in prompts if one.mask is not None]
-    if len(boxes) > 1 or len(masks) > 1:
-        raise PromptError(f"it has {len(boxes)} boxes and {len(masks)} masks there; at most one of each is taken")
-    return RegionPrompt(
-        box=boxes[0] if boxes else None,
-        points=tuple(point for one in prompts for point in one.points),
-        labels=tuple(label for one in prompts for label in one.labels),
-        mask=masks[0] if masks else None,
-    )
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,10 @@
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
 
+from pam_kit.contracts import RegionFeatures
 from pam_kit.data.schema import has_clips
 from pam_kit.model import RegionVLM
 from pam_kit.registry import find
@@ -53,7 +56,7 @@ def plan(recipe: Recipe, devices: int = 1) -> Plan:
     positions = model.prefix_length(frames)
     steps = accumulation(recipe, devices)
     total, trained = sum(report.total for report in parts), sum(report.trained for report in parts)
-    memory = _memory(recipe, model, devices, positions)
+    memory = _memory(recipe, model, devices, positions, frames)
     section = recipe.train
     lines = [
         f"recipe      {recipe.name} ({recipe.source})",
@@ -86,7 +89,7 @@ def _token_lines(model: RegionVLM, frames: int) -> list[str]:
     return lines
 
 
-def _memory(recipe: Recipe, model: RegionVLM, devices: int, positions: int) -> dict[str, float]:
+def _memory(recipe: Recipe, model: RegionVLM, devices: int, positions: int, frames: int) -> dict[str, float]:
     """GiB a device by purpose. With fsdp2 all but the backbone is shared out over the devices."""
     section = recipe.train
     shards = devices if section.strategy == "fsdp2" else 1
@@ -95,20 +98,64 @@ def _memory(recipe: Recipe, model: RegionVLM, devices: int, positions: int) -> d
     weights = sum(p.numel() * p.element_size() for p in model.parameters()) - backbone
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     questions = min(recipe.data.questions_per_region, section.decoder_questions or 10**9)
-    sequences = section.device_batch_size * recipe.data.regions_per_image * questions
+    regions = section.device_batch_size * recipe.data.regions_per_image
+    sequences = regions * questions
     tokens = sequences * (positions + ASSUMED_TEXT_TOKENS)
     layers = len(model.decoder.layers())
     kept = ACTIVATION_BYTES + layers * INPUT_BYTES if section.activation_checkpointing else layers * ACTIVATION_BYTES
     activations = tokens * model.decoder.embed_dim * kept * (1 if half else 2)
+    # All frames that are read of a batch are perceived together.
+    looked_at = regions * (perceived_bytes(model) + max(0, frames - 1) * perceived_bytes(model, later=frames > 1))
     logits = sequences * ASSUMED_TEXT_TOKENS // 2 * model.decoder.vocabulary_size * LOGIT_BYTES
     sizes = {
         "weights": backbone + weights / shards,
         "gradients": trained * 4 / shards,
         "optimiser": trained * ADAM_BYTES / shards,
+        "perceiver activations": looked_at / (2 if half else 1),
         "decoder activations": activations,
         "logits": logits,
     }
     return {name: value / GIB for name, value in sizes.items()}
+
+
+def perceived_bytes(model: RegionVLM, later: bool = False) -> int:
+    """What perceiver and projector keep of one region in one frame for the backward pass, and its features, in fp32.
+
+    Counted, not estimated: they are run on tensors without content.
+
+    Args:
+        model: on the meta device.
+        later: of a frame behind the first of a clip.
+    """
+    kept: dict[int, int] = {}
+
+    def note(tensor: Tensor) -> Tensor:
+        if not isinstance(tensor, nn.Parameter):
+            kept[id(tensor.untyped_storage())] = tensor.untyped_storage().nbytes()
+            held.append(tensor)
+        return tensor
+
+    held: list[Tensor] = []  # so that no two storages have one number
+    with torch.device("meta"), saved_tensors_hooks(note, lambda tensor: tensor):
+        model.perceive(_one_region(model), later)
+    return sum(kept.values())
+
+
+def _one_region(model: RegionVLM) -> RegionFeatures:
+    width, (height, across), tokens = model.backbone.embed_dim, model.backbone.grid, 8
+    image, mask = (1, width, height, across), (1, 1, 4 * height, 4 * across)
+    return RegionFeatures(
+        image_embedding=torch.zeros(image),
+        source_embedding=torch.zeros(image),
+        mask_tokens=torch.zeros(1, 2, width),
+        all_tokens=torch.zeros(1, tokens, width),
+        token_padding=torch.zeros(1, tokens, dtype=torch.bool),
+        mask_logits=torch.zeros(mask),
+        iou=torch.zeros(1),
+        object_score=torch.zeros(1),
+        candidate_logits=torch.zeros(mask),
+        candidate_iou=torch.zeros(1, 1),
+    )
 
 
 def _length(recipe: Recipe) -> str:

@@ -80,8 +80,8 @@ def test_after_an_error_nothing_is_left(tmp_path):
     [
         (SMOOTH[:40], None, r"a frame to write is uint8 \(40, 64, 3\); expected uint8 \(48, 64, 3\)"),
         (SMOOTH.astype(np.float32), None, "a frame to write is float32"),
-        (SMOOTH, 0.0, "frame 1 at 0.0 s does not come behind 0.000000 s"),
-        (SMOOTH, float("nan"), "frame 1 at nan s does not come behind"),
+        (SMOOTH, -0.1, "frame 1 at -0.1 s does not come at 0.000000 s or later"),
+        (SMOOTH, float("nan"), "frame 1 at nan s does not come at 0.000000 s or later"),
     ],
 )
 def test_wrong_frames(image, time, reason, tmp_path):
@@ -89,6 +89,15 @@ def test_wrong_frames(image, time, reason, tmp_path):
         writer.write(SMOOTH)
         writer.write(image, time)
     assert os.listdir(tmp_path) == []
+
+
+def test_frames_of_one_time_follow_each_other(tmp_path):
+    with VideoWriter(tmp_path / "a.mp4", 25, (64, 48)) as writer:
+        for time in (0.0, 0.5, 0.5, 0.5, 1.0):
+            writer.write(SMOOTH, time)
+    with open_video(tmp_path / "a.mp4") as video:
+        times = [frame.time for frame in video.frames()]
+    assert times == sorted(set(times)) and times == pytest.approx([0, 0.5, 0.5, 0.5, 1], abs=1e-3)
 
 
 def test_wrong_files(tmp_path):

@@ -28,10 +28,12 @@ def open_video(
             pictures or of (H, W, 3) uint8 RGB arrays; a camera's number, "camera:0" or "/dev/video0"; an address
             (http, https, rtsp, rtmp, udp, srt, tcp); "-" for raw RGB24 frames on standard input.
         size: (width, height) of raw frames, where it is needed, or asked of a camera.
-        frame_rate: frames a second of pictures and raw frames, 30 by default, or asked of a camera.
+        frame_rate: frames a second of pictures and raw frames, 30 by default, or asked of a camera. Files and
+            addresses come with times of their own.
 
     Raises:
-        VideoError: there is nothing of that kind, it holds no frame, or it cannot be decoded.
+        VideoError: there is nothing of that kind, it holds no frame, it cannot be decoded, or a rate is given that
+            it has no use for.
         BrokenSample: the first picture of a folder or list cannot be read.
     """
     _check_numbers(size, frame_rate)
@@ -55,10 +57,19 @@ def _open_named(source: str | Path, size: tuple[int, int] | None, frame_rate: fl
     if name.isascii() and name.isdigit() and not path.exists():
         return open_camera(f"/dev/video{name}", size, frame_rate)
     if isinstance(source, str) and _SCHEME.match(name) and not path.exists():
-        return open_address(name)
+        return open_address(_own_times(name, frame_rate))
     if path.suffix.lower() in PICTURE_SUFFIXES and path.suffix.lower() != ".gif":
         raise VideoError(f"{name} is a picture; a video is a video file, a folder of pictures or a list of them")
-    return FileVideo(source)
+    return FileVideo(_own_times(source, frame_rate))
+
+
+def _own_times(source, frame_rate: float | None):
+    if frame_rate is not None:
+        raise VideoError(
+            f"{source} comes with times of its own, so a frame rate (--rate) of {frame_rate:g} has no use; "
+            "it is for folders and lists of pictures, raw frames and cameras"
+        )
+    return source
 
 
 def _check_numbers(size: tuple[int, int] | None, frame_rate: float | None) -> None:

@@ -45,7 +45,7 @@ class Mp4Encoder:
         if not 0 <= quality <= 51:
             raise VideoError(f"quality must be 0 (best) to 51, not {quality!r}")
         self.frame_rate, self.size, self.frames = frame_rate, size, 0
-        self._last_tick = -1
+        self._last_tick, self._last_time = -1, 0.0
         self.encoder = next(name for name in ENCODERS if name in av.codecs_available)
         # Each fragment goes to the file at once, not when a buffer is full.
         options = {"movflags": _MOVFLAGS, "flush_packets": "1"} if isinstance(target, str) else {}
@@ -55,7 +55,8 @@ class Mp4Encoder:
     def write(self, image: np.ndarray, time: float | None = None) -> None:
         """One picture (H, W, 3) uint8 RGB, shown from ``time`` on, in seconds; by default behind the last one.
 
-        Raises VideoError for another size, and for a time that is not behind that of the picture before.
+        Pictures of one time, as cameras give them, follow each other by a tick of 1/60000 s, since an mp4 cannot hold
+        them otherwise. Raises VideoError for another size, and for a time ahead of that of the picture before.
         """
         if image.dtype != np.uint8 or image.shape != (self.size[1], self.size[0], 3):
             expected = f"({self.size[1]}, {self.size[0]}, 3)"
@@ -92,15 +93,12 @@ class Mp4Encoder:
 
     def _tick(self, time: float | None) -> int:
         if time is None:
-            tick = round(self.frames * CLOCK / self.frame_rate)
-            tick = max(tick, self._last_tick + 1)
-        else:
-            tick = round(time * CLOCK) if math.isfinite(time) else -1
-        if tick <= self._last_tick:
-            behind = f"behind {self._last_tick / CLOCK:.6f} s" if self.frames else "at 0 s or later"
-            raise VideoError(f"frame {self.frames} at {time} s does not come {behind}")
-        self._last_tick = tick
-        return tick
+            time = max(self.frames / self.frame_rate, self._last_time)
+        if not (math.isfinite(time) and time >= self._last_time):
+            raise VideoError(f"frame {self.frames} at {time} s does not come at {self._last_time:.6f} s or later")
+        self._last_time = time
+        self._last_tick = max(round(time * CLOCK), self._last_tick + 1)
+        return self._last_tick
 
 
 class VideoWriter:
