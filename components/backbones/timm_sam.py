@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from pam_kit.components.backbones.appearance import appearance, likeness
 from pam_kit.components.backbones.drawn_prompts import draw_prompts
+from pam_kit.components.backbones.folded_norms import FoldedNorms
 from pam_kit.components.backbones.prompt_tracking import (
     DOUBT,
     SURE,
@@ -89,7 +90,7 @@ class TimmSam(SamBackbone):
         super().__init__(image_size, (side, side), embed_dim, selection, mean, std, kernels=kernels)
         self.feature_stride, self.draw_prompts, self.freeze_extractor = feature_stride, draw_prompts, freeze_extractor
         self.tracks = self.tracks_together = track
-        self.extractor = extractor
+        self.extractor, self._folded_extractor = extractor, FoldedNorms(extractor)
         self.pyramid = _Pyramid(extractor.feature_info, embed_dim, feature_stride)
         self.sam_prompt_encoder = PromptEncoder(
             embed_dim=embed_dim,
@@ -121,8 +122,8 @@ class TimmSam(SamBackbone):
         return self
 
     def encode_normalised(self, images: Tensor) -> ImageFeatures:
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.freeze_extractor):
-            levels = self.extractor(images)
+        fixed = self.freeze_extractor or self.frozen
+        levels = self._folded_extractor(images) if fixed else self.extractor(images)
         if getattr(self.extractor, "output_fmt", "NCHW") == "NHWC":
             levels = [level.permute(0, 3, 1, 2) for level in levels]
         embedding, fine, finer = self.pyramid(levels, self.grid)
