@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 
 from pam_kit import __version__
-from pam_kit.cli import datasets, exchange, listings, prediction, runs, streaming
+from pam_kit.cli import datasets, evaluation, exchange, listings, prediction, runs, streaming
 from pam_kit.errors import PamKitError
 
 
@@ -26,6 +26,8 @@ def _parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     """argparse takes KEY=VALUE only right behind the recipe; here they may also follow an option."""
     parser = _parser()
     options, rest = parser.parse_known_args(arguments)
+    if rest and getattr(options, "recipe", "") is None and "=" not in rest[0] and not rest[0].startswith("-"):
+        options.recipe = rest.pop(0)  # a recipe that may be left out is looked for in front of the options only
     if rest and (not hasattr(options, "overrides") or any(word.startswith("-") or "=" not in word for word in rest)):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     if rest:
@@ -41,6 +43,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"pam-kit {__version__}")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
-    for group in (runs, prediction, streaming, listings, datasets, exchange):
+    for group in (runs, evaluation, prediction, streaming, listings, datasets, exchange):
         group.add_verbs(verbs)
     return parser

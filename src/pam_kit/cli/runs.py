@@ -1,4 +1,4 @@
-"""The verbs that run a recipe or count what it would cost: fit, evaluate, plan. Torch-free."""
+"""The verbs that run a recipe or count what it would cost: fit, plan. Torch-free."""
 
 import argparse
 from pathlib import Path
@@ -15,10 +15,6 @@ def add_verbs(verbs) -> None:
     parser.add_argument("--out", default="runs", help="folder of runs (default runs)")
     parser.add_argument("--resume", action="store_true", help="go on with the newest run of this name")
     parser.add_argument("--no-evaluate", action="store_true", help="stop after training")
-    parser = add_verb(verbs, "evaluate", evaluate, "score a trained model on a recipe's held-out sets")
-    add_recipe(parser)
-    parser.add_argument("--checkpoint", required=True, metavar="RUN", help=RUN)
-    parser.add_argument("--out", help="folder of scores and pictures (default RUN/evaluation/<recipe>)")
     parser = add_verb(verbs, "plan", plan, "parameters, tokens and memory of a recipe, without running it")
     add_recipe(parser)
     parser.add_argument("--devices", type=positive, default=1, help="devices the run is planned for (default 1)")
@@ -36,14 +32,7 @@ def fit(options: argparse.Namespace) -> None:
     print(f"model: {folder / 'model'}")
     recipe = schedule.stages[-1]
     if recipe.evaluate.splits and not options.no_evaluate:
-        _evaluate(recipe, str(folder), folder)
-
-
-def evaluate(options: argparse.Namespace) -> None:
-    """Score a trained model on a recipe's held-out sets; of a schedule, on those of its last stage."""
-    recipe = chosen_schedule(options).stages[-1]
-    folder = Path(options.out) if options.out else Path(options.checkpoint) / "evaluation" / recipe.name
-    _evaluate(recipe, options.checkpoint, folder)
+        evaluate_recipe(recipe, str(folder), folder)
 
 
 def plan(options: argparse.Namespace) -> None:
@@ -55,7 +44,8 @@ def plan(options: argparse.Namespace) -> None:
         print("\n".join(["", *make_plan(stage, options.devices).lines][number == 0 :]), flush=True)
 
 
-def _evaluate(recipe: Recipe, checkpoint: str, folder: Path) -> None:
+def evaluate_recipe(recipe: Recipe, checkpoint: str, folder: Path) -> None:
+    """Score a trained model on a recipe's held-out sets, write it into ``folder`` and print the table."""
     from tqdm import tqdm
 
     from pam_kit.evaluation.evaluate import evaluate as run_evaluation

@@ -1,21 +1,27 @@
-"""The predictions that are still missing, unit by unit, each on the disk before the next one begins."""
+"""The predictions that are still missing, unit by unit, each on the disk before the next one begins.
+
+Torch-free until something is missing.
+"""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pam_kit.evaluation.predictions.ledger import PredictionFile
 from pam_kit.evaluation.predictions.merging import predicted
 from pam_kit.evaluation.predictions.settings import PredictionSettings
 from pam_kit.evaluation.predictions.units import Shard, Unit
 from pam_kit.evaluation.records import RegionRecord
-from pam_kit.inference.predictor import RegionPredictor
+
+if TYPE_CHECKING:
+    from pam_kit.inference.predictor import RegionPredictor
 
 Progress = Callable[..., Iterable]
 
 
 def predict_missing(
-    load: Callable[[], RegionPredictor],
+    load: "Callable[[], RegionPredictor]",
     root: Path,
     folder: Path,
     units: Sequence[Unit],
@@ -46,7 +52,7 @@ def predict_missing(
 
 
 def _answers(
-    predictor: RegionPredictor, root: Path, unit: Unit, settings: PredictionSettings
+    predictor: "RegionPredictor", root: Path, unit: Unit, settings: PredictionSettings
 ) -> Iterator[RegionRecord]:
     from pam_kit.evaluation.predictions.pictures import answer_pictures
     from pam_kit.evaluation.predictions.videos import answer_clip, answer_stream

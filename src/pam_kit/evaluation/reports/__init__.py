@@ -1,0 +1,1 @@
+"""Scores of benchmarks as tables, files and a page to look at."""
