@@ -50,12 +50,14 @@ class ActivityNetStream(Benchmark):
     def _event(self, reading: Reading, source: str, line: str, number: int) -> RegionRecord:
         from pam_kit.data.pam_clips import parse_streaming_event
 
+        place = f"{source} event {number + 1}"
+
         def frame_size(frame: str) -> tuple[int, int]:
-            return picture_size(reading.root / find_media(reading.root, self.media, frame, source))
+            return picture_size(reading.root / find_media(reading.root, self.media, frame, place))
 
         event = parse_streaming_event(line, source, number, frame_size)
         (region,) = event.regions
-        first = find_media(reading.root, self.media, event.frames[0], source)
+        first = find_media(reading.root, self.media, event.frames[0], place)
         convention = region.attributes["box_convention"]
         reading.counts[f"boxes read as {_READ_AS[convention]}"] += 1
         video = region.attributes["video"]

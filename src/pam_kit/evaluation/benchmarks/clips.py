@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import TypeVar
 
-Frame = TypeVar("Frame", int, str)
+Frame = TypeVar("Frame")
 
 
 def spread(frames: Sequence[Frame], wanted: int) -> tuple[Frame, ...]:
@@ -15,8 +15,6 @@ def spread(frames: Sequence[Frame], wanted: int) -> tuple[Frame, ...]:
 
 def spread_around(frames: Sequence[Frame], place: int, wanted: int) -> tuple[tuple[Frame, ...], int]:
     """``wanted`` frames, that at ``place`` among them and in order, and where it stands among these."""
-    others = [frame for number, frame in enumerate(frames) if number != place]
-    kept = spread([frames[place], *others], wanted)
-    order = {frame: number for number, frame in enumerate(frames)}
-    ordered = sorted(kept, key=order.__getitem__)
-    return tuple(ordered), ordered.index(frames[place])
+    others = [number for number in range(len(frames)) if number != place]
+    kept = sorted(spread([place, *others], wanted))
+    return tuple(frames[number] for number in kept), kept.index(place)

@@ -81,7 +81,7 @@ def marked_regions(path: Path) -> Iterator[MarkedRegion]:
 def split_answers(text: str) -> dict[int, str]:
     """``"Region 1: cup\\nRegion 2: ball"`` -> ``{1: "cup", 2: "ball"}``; what is said first of a number counts."""
     marks = list(_MARK.finditer(text))
-    ends = [mark.start() for mark in marks[1:]] + [len(text)]
+    ends = [*(mark.start() for mark in marks), len(text)][1:]
     found: dict[int, str] = {}
     for mark, end in zip(marks, ends, strict=True):
         found.setdefault(int(mark[1]), text[mark.end() : end].strip())

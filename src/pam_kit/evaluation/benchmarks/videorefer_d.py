@@ -60,7 +60,8 @@ class VideoReferD(Benchmark):
         if pointed not in masks:
             raise BrokenSample(source, f"there is no mask of frame {pointed}; there are {', '.join(list(masks)[:8])}")
         frames: tuple[int, ...] = ()
-        index, meta = int(pointed), {"mode": reading.variant.name}
+        index = int(pointed)
+        meta: dict[str, Any] = {"mode": reading.variant.name}
         if reading.variant.name == "multi":
             numbers = sorted(int(frame) for frame in masks if frame.isdigit())
             frames, index = spread_around(numbers, numbers.index(int(pointed)), reading.num_frames)

@@ -78,7 +78,7 @@ def write_total_text(root: Path) -> None:
         words = [*letterings, Lettering("#", (1, 9, 9, 1), (1, 1, 5, 5))]
         lines = [_line(word, wrapped=number == 0) for number, word in enumerate(words)]
         (folder / f"poly_gt_img{index}.txt").write_text("".join(lines), encoding="utf-8")
-        rows = np.empty((len(words), 6), dtype=object)
+        rows: np.ndarray = np.empty((len(words), 6), dtype=object)
         for number, word in enumerate(words):
             rows[number, :4] = ["x:", np.array([word.xs], np.int16), "y:", np.array([word.ys], np.int16)]
             rows[number, 4:] = [word.text, "#" if word.text == "#" else "c"]
