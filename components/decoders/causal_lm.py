@@ -33,8 +33,9 @@ from pam_kit.components.decoders.sequence import (
     prefix_lengths,
 )
 from pam_kit.components.decoders.text_losses import alignment_loss, prediction_losses
+from pam_kit.components.decoders.tree_scoring import score_answers
 from pam_kit.components.decoders.vocabulary import learn_tokenizer
-from pam_kit.contracts import Decoder, GeneratedText, Questions, Reading, TextLoss
+from pam_kit.contracts import AnswerScores, Decoder, GeneratedText, Questions, Reading, TextLoss
 from pam_kit.errors import CheckpointError, PamKitError, RecipeError
 from pam_kit.registry import register
 from pam_kit.weights import pretrained_weights_wanted
@@ -260,9 +261,16 @@ class CausalLM(Decoder):
 
     def forward(self, prefix: Sequence[Tensor] | Tensor, questions: Questions) -> TextLoss:
         texts, regions = self._examples(questions), _regions(questions)
-        taken = prefix_lengths(prefix)
-        if self.max_positions and not self._num_supervised(texts, regions, taken):
+        if self.max_positions and not self._num_supervised(texts, regions, prefix_lengths(prefix)):
             raise PamKitError(f"decoder.max_positions={self.max_positions} cuts off all that could be learned")
+        total, tokens, positions = self._losses(prefix, texts, regions)
+        return TextLoss(total.sum() / tokens.sum(), total / tokens.clamp_min(1), tokens.sum(), positions)
+
+    def _losses(
+        self, prefix: Sequence[Tensor] | Tensor, texts: list[TokenizedText], regions: list[list[int]]
+    ) -> tuple[Tensor, Tensor, int]:
+        """The summed loss of each of Q texts and its supervised tokens, (Q,) each, and the positions of all texts."""
+        taken = prefix_lengths(prefix)
         lengths = [len(t.ids) + sum(taken[r] - 1 for r in inside) for t, inside in zip(texts, regions, strict=True)]
         lengths = [min(length, self.max_positions or length) for length in lengths]
         order: list[int] = []
@@ -274,8 +282,28 @@ class CausalLM(Decoder):
             sums.append(group_sums)
             counts.append(group_counts)
         place = torch.tensor(order, device=sums[0].device).argsort()
-        total, tokens = torch.cat(sums)[place], torch.cat(counts)[place]
-        return TextLoss(total.sum() / tokens.sum(), total / tokens.clamp_min(1), tokens.sum(), sum(lengths))
+        return torch.cat(sums)[place], torch.cat(counts)[place], sum(lengths)
+
+    @torch.inference_mode()
+    def log_likelihoods(self, prefix: Sequence[Tensor] | Tensor, questions: Questions) -> tuple[Tensor, Tensor]:
+        form = self._ready_format()
+        if self.supervision != "answer":
+            form = ChatFormat(form.tokenizer, self.template)
+        asked = zip(questions.questions, questions.answers, regions := _regions(questions), strict=True)
+        texts = [form.example(question, answer, bool(inside)) for question, answer, inside in asked]
+        if not texts:
+            nothing = torch.zeros(0, device=self.lm.device)
+            return nothing, nothing.long()
+        total, tokens, _ = self._losses(prefix, texts, regions)
+        said = torch.tensor([int((text.labels != NO_LABEL).sum()) for text in texts], device=tokens.device)
+        if bool((tokens < said).any()):
+            raise PamKitError(f"decoder.max_positions={self.max_positions} cuts off a text that is to be scored")
+        return -total, tokens
+
+    def score_answers(
+        self, prefix: Sequence[Tensor] | Tensor, questions: Questions, answers: Sequence[str]
+    ) -> AnswerScores:
+        return score_answers(self.lm, self._ready_format(), prefix, questions, answers, self.max_positions)
 
     def sequences(
         self, prefix: Sequence[Tensor] | Tensor, questions: Questions, padding_side: Literal["left", "right"] = "right"

@@ -12,6 +12,7 @@ Coordinates are (x, y) in pixels, origin at the top-left corner; boxes are (x1, 
 """
 
 from pam_kit.contracts.batches import (
+    AnswerScores,
     ClipBatch,
     GeneratedText,
     ImageFeatures,
@@ -50,6 +51,7 @@ from pam_kit.contracts.slots import (
 __all__ = [
     "BOX_BOTTOM_RIGHT",
     "BOX_TOP_LEFT",
+    "AnswerScores",
     "ClipBatch",
     "ClipSample",
     "Decoder",

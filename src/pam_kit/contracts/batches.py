@@ -251,3 +251,12 @@ class Spoken:
     ids: Tensor
     pieces: list[str]
     ended: dict[int, GeneratedText]
+
+
+@dataclass
+class AnswerScores(TensorRecord):
+    """How likely K answers are to Q questions: ``log_probability`` (Q, K), the sum over an answer's words and its end;
+    ``num_tokens`` (K,) long is how many these are."""
+
+    log_probability: Tensor
+    num_tokens: Tensor

@@ -3,11 +3,14 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 
 from pam_kit.contracts.batches import (
+    AnswerScores,
     GeneratedText,
     ImageFeatures,
     PerceivedTokens,
@@ -234,6 +237,27 @@ class Decoder(nn.Module, ABC):
         self, prefix: Sequence[Tensor] | Tensor, questions: Questions, max_new_tokens: int
     ) -> list[GeneratedText]:
         """Greedy answers to Q questions, batched; the same text as one at a time."""
+
+    def log_likelihoods(self, prefix: Sequence[Tensor] | Tensor, questions: Questions) -> tuple[Tensor, Tensor]:
+        """Log-probability of each question's answer, summed over its words and its end, and their number; (Q,) each.
+
+        Without gradient. What ``forward`` learns besides answers is left out.
+        """
+        raise PamKitError(f"{type(self).__name__} does not tell how likely a text is; use causal_lm")
+
+    def score_answers(
+        self, prefix: Sequence[Tensor] | Tensor, questions: Questions, answers: Sequence[str]
+    ) -> AnswerScores:
+        """How likely each of K answers is to each of Q questions; those that the questions hold are not looked at.
+
+        This way takes a pass for each answer. A question about no region (-1) is scored as text alone.
+        """
+        scores, counts = [], []
+        for answer in answers:
+            sums, numbers = self.log_likelihoods(prefix, replace(questions, answers=[answer] * len(questions)))
+            scores.append(sums)
+            counts.append(numbers[:1])
+        return AnswerScores(torch.stack(scores, 1), torch.cat(counts))
 
     def room(self, in_parts: bool = False) -> float:
         """How many positions a sequence may have, region, question and answer together; infinite where nothing says.

@@ -1,0 +1,207 @@
+"""Closed questions: how likely each of many answers is, over their tree, behind regions that are read once."""
+
+import inspect
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from transformers import Cache, PreTrainedModel
+
+from pam_kit.components.decoders.answer_tree import AnswerTree, answer_words
+from pam_kit.components.decoders.chat import ChatFormat
+from pam_kit.components.decoders.conversation import REGION_ID
+from pam_kit.components.decoders.grouped_attention import sharing_heads
+from pam_kit.components.decoders.growing_cache import new_cache, selected
+from pam_kit.components.decoders.sequence import check_length
+from pam_kit.contracts import AnswerScores, Questions
+from pam_kit.errors import PamKitError
+
+# Logits that are held at once, in numbers: half a gigabyte in float32.
+MOST_LOGITS = 1 << 27
+# Nodes of a pass, for each region: attention among them takes the square of it.
+MOST_NODES, FEWEST_NODES = 1024, 32
+# Nodes whose logits are summed together: the sum of all would take their memory once more.
+_NODES_TOGETHER = 32
+
+
+@torch.inference_mode()
+def score_answers(
+    model: PreTrainedModel,
+    form: ChatFormat,
+    prefix: Sequence[Tensor] | Tensor,
+    questions: Questions,
+    answers: Sequence[str],
+    max_positions: int | None = None,
+) -> AnswerScores:
+    """``Decoder.score_answers`` of a language model: each region is read once, each question behind it once.
+
+    Regions are read together where they are equally long and the same words stand ahead of them.
+    """
+    asked = [_Asked.of(form, *pair) for pair in zip(questions.questions, questions.region_index.tolist(), strict=True)]
+    together: dict[tuple, list[int]] = defaultdict(list)
+    for number, one in enumerate(asked):
+        length = len(prefix[one.region]) if one.region >= 0 else 0
+        together[(one.region >= 0, length, tuple(one.ahead))].append(number)
+    device = model.get_input_embeddings().weight.device
+    found = torch.zeros(len(asked), len(answers), device=device)
+    counts = torch.zeros(len(answers), dtype=torch.long, device=device)
+    for numbers in together.values():
+        regions = sorted({asked[number].region for number in numbers})
+        scorer = TreeScorer(model, _read(model, asked[numbers[0]], regions, prefix), max_positions)
+        by_question: dict[str, list[int]] = defaultdict(list)
+        for number in numbers:
+            by_question[asked[number].question].append(number)
+        for question, same in by_question.items():
+            first = asked[same[0]]
+            said = [answer_words(form, question, answer, first.region >= 0) for answer in answers]
+            rows = sorted({regions.index(asked[number].region) for number in same})
+            scores = scorer.score(rows, torch.tensor(first.behind), AnswerTree.of(said))
+            place = [rows.index(regions.index(asked[number].region)) for number in same]
+            found[same] = scores[place]
+            counts = torch.tensor([len(words) for words in said], device=device)
+    return AnswerScores(found, counts)
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """A question's ids ahead of its region and behind it; ``region`` is -1, and all is behind, where there is none."""
+
+    question: str
+    region: int
+    ahead: list[int]
+    behind: list[int]
+
+    @classmethod
+    def of(cls, form: ChatFormat, question: str, region: int) -> "_Asked":
+        ids = form.prompt(question, region >= 0).tolist()
+        place = ids.index(REGION_ID) if region >= 0 else -1
+        return cls(question, region, ids[: max(place, 0)], ids[place + 1 :])
+
+
+def _read(model: PreTrainedModel, asked: _Asked, regions: list[int], prefix: Sequence[Tensor] | Tensor):
+    """(R, L, D): the words ahead of each region and the region; None where the questions are about none."""
+    if asked.region < 0:
+        return None
+    words = model.get_input_embeddings()
+    ahead = words(torch.tensor(asked.ahead, dtype=torch.long, device=words.weight.device))
+    return torch.stack([torch.cat([ahead, prefix[region].to(words.weight)]) for region in regions])
+
+
+class TreeScorer:
+    """How likely answers are behind regions that were read once, whatever is asked about them.
+
+    Args:
+        model: the language model, in eval mode.
+        regions: (R, L, D) the words ahead of the region and the region; None for questions about no region, R = 1.
+        max_positions: more positions are refused, since ``generate`` would cut them; null sets no such limit.
+
+    Raises:
+        PamKitError: the model counts positions by itself, has no mask of its own for each word, or its state cannot be
+            rolled back.
+    """
+
+    def __init__(self, model: PreTrainedModel, regions: Tensor | None, max_positions: int | None = None):
+        accepted = inspect.signature(model.forward).parameters
+        if "position_ids" not in accepted or "logits_to_keep" not in accepted:
+            raise PamKitError(
+                f"a {model.config.model_type} model cannot score a tree, since it counts positions itself"
+            )
+        if str(model.config._attn_implementation).startswith(("flash", "flex")):
+            raise PamKitError(
+                f"attention {model.config._attn_implementation!r} takes no mask of its own for each word, which a tree "
+                "of answers needs; use sdpa or eager"
+            )
+        self.model, self.max_positions = model, max_positions
+        self._cache_name = "cache" if "cache" in accepted else "past_key_values"
+        self._cache, self._window = new_cache(model.config)
+        self.count = 1 if regions is None else len(regions)
+        if regions is not None:
+            places = torch.arange(regions.shape[1], device=regions.device)
+            self._run(self._cache, regions, places, None, 1)
+
+    def score(self, rows: Sequence[int], question: Tensor, tree: AnswerTree) -> Tensor:
+        """Log-probabilities (q, K) of the answers of a tree, behind one question (T,) about the regions ``rows``.
+
+        Memory is bounded: by the nodes of a pass, and by the regions of a pass where there are many.
+        """
+        length = self._cache.get_seq_length()
+        self._check(length + len(question) + tree.depth - 1)
+        together = max(1, MOST_LOGITS // (self.model.config.get_text_config().vocab_size * FEWEST_NODES))
+        parts = [list(rows[start : start + together]) for start in range(0, len(rows), together)]
+        return torch.cat([self._score(part, question, tree) for part in parts])
+
+    def _score(self, rows: list[int], question: Tensor, tree: AnswerTree) -> Tensor:
+        before = self._cache.get_seq_length()
+        in_place = rows == list(range(self.count))
+        chosen = torch.tensor(rows, device=self._words.weight.device)
+        cache = self._cache if in_place or not before else selected(self._cache, chosen)
+        try:
+            return tree.along(self._steps(cache, len(rows), question, tree))
+        finally:
+            cache.crop(before - cache.get_seq_length())
+
+    def _steps(self, cache: Cache, rows: int, question: Tensor, tree: AnswerTree) -> Tensor:
+        """Log-probabilities (rows, N) of the word of each node behind its parent; 0 at the root."""
+        device = self._words.weight.device
+        start = cache.get_seq_length()
+        asked = self._words(question.to(device)).expand(rows, -1, -1)
+        logits = self._run(cache, asked, start + torch.arange(len(question), device=device), None, 1)
+        steps = torch.zeros(rows, len(tree.words), device=device)
+        _follow(steps, tree, [0], logits)
+        start = cache.get_seq_length()
+        most = min(MOST_NODES, max(FEWEST_NODES, MOST_LOGITS // (rows * logits.shape[-1])))
+        del logits
+        for nodes, known in tree.parts(most):
+            embeddings = self._words(tree.words[nodes].to(device)).expand(rows, -1, -1)
+            places = start - 1 + tree.depths[nodes].to(device)
+            mask = torch.zeros(len(nodes), start + len(nodes), dtype=embeddings.dtype, device=device)
+            mask[:, start:].masked_fill_(~tree.visible(nodes).to(device), torch.finfo(embeddings.dtype).min)
+            logits = self._run(cache, embeddings, places, mask[None, None], len(nodes) - known)
+            _follow(steps, tree, nodes[known:], logits)
+            cache.crop(start - cache.get_seq_length())
+        return steps
+
+    def _run(self, cache: Cache, embeddings: Tensor, places: Tensor, mask: Tensor | None, keep: int) -> Tensor:
+        """Logits (rows, keep, V) behind the last of ``embeddings`` (rows, n, D), which join the cache."""
+        self._check(int(places.max()) + 1)
+        with sharing_heads(self.model.config):
+            return self.model(
+                inputs_embeds=embeddings,
+                attention_mask=mask,
+                position_ids=places.expand(len(embeddings), -1),
+                use_cache=True,
+                logits_to_keep=keep,
+                **{self._cache_name: cache},
+            ).logits
+
+    @property
+    def _words(self) -> nn.Embedding:
+        return self.model.get_input_embeddings()
+
+    def _check(self, length: int) -> None:
+        check_length(length, self.model.config)
+        if self.max_positions and length > self.max_positions:
+            raise PamKitError(
+                f"an answer that ends at position {length} is behind decoder.max_positions={self.max_positions}, where "
+                "a sequence is cut: make fewer visual tokens (projector.ratio, projector.later_ratio)"
+            )
+        if length > self._window:
+            raise PamKitError(
+                f"an answer that ends at position {length} is behind the window of {self._window} that this decoder's "
+                "attention slides over a region: make fewer visual tokens (projector.ratio, projector.later_ratio) or "
+                "use a decoder without one, such as qwen2"
+            )
+
+
+def _follow(steps: Tensor, tree: AnswerTree, nodes: Sequence[int], logits: Tensor) -> None:
+    """Write the log-probabilities of the words that come behind ``nodes``, whose ``logits`` (rows, n, V) are given."""
+    row_of = torch.full((len(tree.words),), -1)
+    row_of[list(nodes)] = torch.arange(len(nodes))
+    below = row_of[tree.parents]
+    below[0] = -1
+    children = (below >= 0).nonzero()[:, 0]
+    rows, words = below[children].to(logits.device), tree.words[children].to(logits.device)
+    total = torch.cat([part.float().logsumexp(-1) for part in logits.split(_NODES_TOGETHER, 1)], 1)
+    steps[:, children.to(steps.device)] = logits[:, rows, words].float() - total[:, rows]
