@@ -21,6 +21,7 @@ from pam_kit.contracts import (
     PromptBatch,
     RegionFeatures,
     RegionMemory,
+    mask_boxes,
 )
 from pam_kit.errors import PamKitError
 
@@ -173,16 +174,6 @@ def box_prompts(boxes: Tensor, like: PromptBatch) -> PromptBatch:
 def in_sight(regions: RegionFeatures) -> Tensor:
     """(R,) bool: the object score is positive and the mask is not empty."""
     return (regions.object_score > 0) & (regions.mask_logits > 0).flatten(1).any(1)
-
-
-def mask_boxes(masks: Tensor, image_size: int) -> Tensor:
-    """(R, 1, H, W) bool -> (R, 4): tight boxes in pixels of the model image; the whole picture for an empty mask."""
-    bounds = []
-    for axis, cells in ((2, masks.shape[3]), (3, masks.shape[2])):
-        line = masks.any(dim=axis)[:, 0].to(torch.uint8)
-        ends = torch.stack([line.argmax(1), cells - line.flip(1).argmax(1)], dim=1)
-        bounds.append(ends * (image_size / cells))
-    return torch.stack(bounds, dim=2).flatten(1)
 
 
 def prompt_boxes(prompts: PromptBatch, image_size: int) -> Tensor:

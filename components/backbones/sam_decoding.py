@@ -6,7 +6,7 @@ decoder's two-way transformer. What follows the transformer may run on kernels, 
 """
 
 import threading
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Literal
 
 import torch
@@ -82,9 +82,8 @@ def segment_regions(
     kernels = DecoderKernels("torch") if kernels is None else kernels
     if len(prompts) == 0:
         arguments = _one_region(image_index, prompts, mask_logits)
-        return _no_region(
-            segment_regions(prompt_encoder, mask_decoder, features, *arguments, selection, shown, kernels)
-        )
+        one = segment_regions(prompt_encoder, mask_decoder, features, *arguments, selection, shown, kernels)
+        return one.of_rows([])
     points, labels = _points_first(prompts.points, prompts.labels)
     dense = _dense_embeddings(prompt_encoder, mask_logits, prompts.has_mask)
     groups = _rows_by_num_points(labels)
@@ -96,7 +95,11 @@ def segment_regions(
     # Ahead of the mask tokens stand the IoU token and, where the decoder has one, the object-score token.
     first_mask_token = 1 + int(mask_decoder.pred_obj_scores)
     mask_tokens = run.tokens[:, first_mask_token : first_mask_token + run.iou.shape[1]]
-    return _region_features(run, _select(run, selection, mask_tokens, kernels), shown, mask_tokens)
+    regions = _region_features(run, _select(run, selection, mask_tokens, kernels), shown, mask_tokens)
+    height, width = prompt_encoder.input_image_size
+    shares = prompts.points / prompts.points.new_tensor([width, height])
+    given = (prompts.labels != PAD_POINT)[..., None]
+    return replace(regions, points=shares.where(given, 0.0), labels=prompts.labels)
 
 
 def _one_region(image_index: Tensor, prompts: PromptBatch, mask_logits: Tensor) -> tuple[Tensor, PromptBatch, Tensor]:
@@ -105,10 +108,6 @@ def _one_region(image_index: Tensor, prompts: PromptBatch, mask_logits: Tensor) 
     masks = prompts.masks.new_zeros(1, *prompts.masks.shape[1:])
     prompt = PromptBatch(prompts.points.new_zeros(1, 1, 2), labels, masks, prompts.has_mask.new_zeros(1))
     return image_index.new_zeros(1), prompt, mask_logits.new_zeros(1, *mask_logits.shape[1:])
-
-
-def _no_region(regions: RegionFeatures) -> RegionFeatures:
-    return RegionFeatures(**{f.name: getattr(regions, f.name)[:0] for f in fields(RegionFeatures)})
 
 
 def _points_first(points: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:

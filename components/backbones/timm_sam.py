@@ -30,7 +30,7 @@ from pam_kit.components.backbones.region_rows import check_pointed, no_prompts
 from pam_kit.components.backbones.sam_backbone import SamBackbone
 from pam_kit.components.backbones.sam_decoding import hide_absent
 from pam_kit.components.backbones.timm_weights import load_extractor_weights
-from pam_kit.contracts import ImageFeatures, PromptBatch, RegionFeatures, RegionMemory
+from pam_kit.contracts import PAD_POINT, ImageFeatures, PromptBatch, RegionFeatures, RegionMemory
 from pam_kit.errors import PamKitError, RecipeError
 from pam_kit.registry import register, suggest
 
@@ -167,6 +167,10 @@ class TimmSam(SamBackbone):
         regions, look = self._searched(features, index, memory, regions, pointed)
         followed = hide_absent(regions.mask_logits, regions.object_score)
         regions.mask_logits = torch.where(pointed[:, None, None, None], regions.mask_logits, followed)
+        # Where a region is looked for is no prompt.
+        regions.labels = asked.labels.where(pointed[:, None], PAD_POINT)
+        shares = asked.points / self.image_size
+        regions.points = shares.where((regions.labels != PAD_POINT)[..., None], 0.0)
         memory.remember(regions, asked, pointed, look)
         return regions
 

@@ -317,6 +317,11 @@ class CausalLM(Decoder):
         table = self.lm.get_input_embeddings().weight
         return alignment_loss(table, tokens, answers, [region for region in about if region >= 0])
 
+    def spell(self, characters: Tensor) -> Tensor:
+        codes, places = characters.unique(return_inverse=True)
+        ids = [self._ready_format().character(chr(code)) for code in codes.tolist()]
+        return self.lm.get_input_embeddings()(torch.tensor(ids, dtype=torch.long, device=characters.device)[places])
+
     @torch.inference_mode()
     def generate(
         self, prefix: Sequence[Tensor] | Tensor, questions: Questions, max_new_tokens: int

@@ -70,6 +70,17 @@ class ChatFormat:
         """Ids (T,) of a text without any format."""
         return torch.tensor(self.encode(text), dtype=torch.long)
 
+    def character(self, character: str) -> int:
+        """The id of a single character."""
+        ids = self.encode(character)
+        found = ids[0] if len(ids) == 1 else self.tokenizer.convert_tokens_to_ids(character)
+        if found is None or found == self.tokenizer.unk_token_id:
+            raise PamKitError(
+                f"this tokenizer has no token for the character {character!r} alone, which a region's text needs; use "
+                "another decoder or another perceiver"
+            )
+        return found
+
     def answer(self, ids: Tensor, log_probabilities: Tensor) -> GeneratedText:
         """The text and score of the ids (T,) that were said, up to the token that ends them; the rest is ignored."""
         ended = (ids == self.end).nonzero()

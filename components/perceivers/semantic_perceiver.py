@@ -3,11 +3,10 @@
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pam_kit.components.perceivers.two_way import FourierPositions, TwoWayTransformer
-from pam_kit.contracts import PerceivedTokens, Perceiver, RegionFeatures
+from pam_kit.contracts import PerceivedTokens, Perceiver, RegionFeatures, mask_shares
 from pam_kit.registry import register
 
 # A cell outside the mask keeps this weight, so that surroundings are not lost and an empty mask is no accident.
@@ -77,5 +76,5 @@ class SemanticPerceiver(Perceiver):
         """(R, h*w) attention bias: the logarithm of each cell's share of the mask; it does not train the mask."""
         if not self.mask_focus:
             return None
-        share = F.adaptive_avg_pool2d(regions.mask_logits.detach().float().sigmoid(), grid).flatten(1)
+        share = mask_shares(regions.mask_logits, grid).flatten(1)
         return self.mask_focus * share.clamp_min(LEAST_SHARE).log()

@@ -10,7 +10,7 @@ from pam_kit.errors import RecipeError
 
 
 class FourierPositions(nn.Module):
-    """Random Fourier features of the cell centres of a grid.
+    """Random Fourier features of places, such as the cell centres of a grid.
 
     The matrix is a buffer: it is drawn once and belongs to the checkpoint.
     """
@@ -25,6 +25,10 @@ class FourierPositions(nn.Module):
         like = {"device": self.gaussian.device, "dtype": self.gaussian.dtype}
         y, x = ((torch.arange(n, **like) + 0.5) / n * 2 - 1 for n in (h, w))
         xy = torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1).flatten(0, 1)  # (h*w, 2)
+        return self.of(xy)
+
+    def of(self, xy: Tensor) -> Tensor:
+        """Places (..., 2) as x and y, from -1 to 1 over the picture -> (..., C)."""
         angle = 2 * math.pi * (xy @ self.gaussian)
         return torch.cat([angle.sin(), angle.cos()], dim=-1)
 

@@ -46,9 +46,12 @@ class PixelShuffleMlp(Projector):
         self.semantic = two_layer_mlp(embed_dim, output_dim)
 
     def forward(self, tokens: PerceivedTokens, later: bool = False) -> ProjectedTokens:
+        return ProjectedTokens(visual=self.project_visual(tokens, later), semantic=self.semantic(tokens.semantic))
+
+    def project_visual(self, tokens: PerceivedTokens, later: bool) -> Tensor:
+        """The half of ``forward`` that is about the visual tokens: (R, h*w/r^2, D)."""
         kernels = backend(self.kernels, tokens.visual.device, "projector") == "triton" and self._is_whole()
-        project = self._projected_by_kernels if kernels else self._projected
-        return ProjectedTokens(visual=project(tokens, later), semantic=self.semantic(tokens.semantic))
+        return (self._projected_by_kernels if kernels else self._projected)(tokens, later)
 
     def _projected(self, tokens: PerceivedTokens, later: bool) -> Tensor:
         merged = merge_neighbours(tokens.visual, tokens.grid, self._ratio(later), self.token_order)

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pam_kit.components.projectors.pixel_shuffle_mlp import two_layer_mlp
-from pam_kit.contracts import PerceivedTokens, ProjectedTokens, Projector
+from pam_kit.contracts import PerceivedTokens, ProjectedTokens, Projector, mask_shares
 from pam_kit.errors import PamKitError, RecipeError
 from pam_kit.kernels.shuffle_project import merge_neighbours
 from pam_kit.registry import register
@@ -125,7 +125,7 @@ class RegionTokens(Projector):
 
 def cell_scores(mask_logits: Tensor, size: tuple[int, int]) -> Tensor:
     """(R, 1, 4h, 4w) -> (R, Y*X) in [0, 1]: mean mask probability, half a cell's own and half its best neighbour's."""
-    share = F.adaptive_avg_pool2d(mask_logits.detach().float().sigmoid(), size)
+    share = mask_shares(mask_logits, size)[:, None]
     return (share + F.max_pool2d(share, 3, stride=1, padding=1)).flatten(1) / 2
 
 

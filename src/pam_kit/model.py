@@ -21,6 +21,8 @@ from pam_kit.contracts import (
     RegionFeatures,
     TextLoss,
     VisionBackbone,
+    cropped,
+    region_boxes,
 )
 from pam_kit.errors import PamKitError
 from pam_kit.registry import find
@@ -32,7 +34,7 @@ Watched = tuple[RegionFeatures, list[RegionFeatures]]
 
 
 class RegionPrefix(nn.Module):
-    """Puts a region's tokens in the order the decoder reads: visual, newline, semantic, newline.
+    """Puts a region's tokens in the order the decoder reads: visual, newline, semantic, newline, its text.
 
     In a clip every read frame is written so, and a frame newline ends it.
 
@@ -51,7 +53,8 @@ class RegionPrefix(nn.Module):
     def forward(self, frames: ProjectedTokens | Sequence[ProjectedTokens]) -> Tensor:
         """Tokens of R regions in an image, or in each read frame of a clip -> (R, L, D).
 
-        An image is visual + 1 + N + 1 long, or visual + 1 where N = 0; a frame is one longer.
+        An image is visual + 1 + N + 1 long, or visual + 1 where N = 0, and W where there is a text; a frame is one
+        longer.
         """
         if isinstance(frames, ProjectedTokens):
             image = torch.cat(self._pieces(frames), dim=1)
@@ -71,6 +74,8 @@ class RegionPrefix(nn.Module):
         pieces = [tokens.visual, self.visual_newline.expand(len(tokens.visual), 1, -1), tokens.semantic]
         if self.semantic_newline is not None:
             pieces.append(self.semantic_newline.expand(len(tokens.semantic), 1, -1))
+        if tokens.characters is not None:
+            pieces.append(tokens.characters)
         return pieces
 
 
@@ -88,6 +93,18 @@ def _checked(first: RegionFeatures | None, read_frames: list, read: Sequence[int
     if first is None or len(read_frames) != len(read):
         raise PamKitError(f"the clip ended before all of the frames {list(read)} were there, which are to be read")
     return first, read_frames
+
+
+class _Newest:
+    """Passes frames on and holds the one that was asked for last."""
+
+    def __init__(self, frames: Iterable[Tensor]):
+        self._frames, self.frame = frames, torch.empty(0)
+
+    def __iter__(self) -> Iterator[Tensor]:
+        for frame in self._frames:
+            self.frame = frame
+            yield frame
 
 
 class RegionVLM(nn.Module):
@@ -137,22 +154,46 @@ class RegionVLM(nn.Module):
     def prefix_length(self, frames: int = 0) -> int:
         """L: embeddings of a region in an image, or in that many read frames of a clip, newlines included."""
         visual, semantic = self.tokens_per_region(max(1, frames))
-        return visual + semantic + max(1, frames) * (1 + (semantic > 0)) + frames
+        return visual + semantic + max(1, frames) * (1 + (semantic > 0) + self.perceiver.num_characters) + frames
 
     def segment(self, images: Tensor, image_index: Tensor, prompts: PromptBatch) -> RegionFeatures:
         """B images and R prompts -> features and masks of R regions; every image is encoded once."""
-        return self.backbone.segment(self.backbone.encode(images), image_index, prompts)
+        regions = self.backbone.segment(self.backbone.encode(images), image_index, prompts)
+        return self.with_crops(regions, images, image_index)
+
+    def with_crops(self, regions: RegionFeatures, images: Tensor, image_index: Tensor | None = None) -> RegionFeatures:
+        """The regions with the embeddings of the crops that the perceiver asks for; as they are where it asks for none.
+
+        ``images`` (B, 3, S, S) uint8; ``image_index`` (R,) long: which of them each region is in; None where B = 1.
+        """
+        window = self.perceiver.crop
+        if window is None:
+            return regions
+        boxes = region_boxes(regions)
+        index = torch.zeros(len(regions), dtype=torch.long) if image_index is None else image_index
+        crops = cropped(images.to(boxes.device), index.to(boxes.device), window.around(boxes))
+        # An encoder need not take no picture at all.
+        embedding = self.backbone.encode(crops).embedding if len(regions) else regions.source_embedding
+        return replace(regions, crop_embedding=embedding)
 
     def perceive(self, regions: RegionFeatures, later: bool = False) -> ProjectedTokens:
         """Region features -> tokens in the decoder's width; once a region, however many questions follow.
 
         ``later``: the features are of a frame behind the first of a clip, which may become fewer tokens.
         """
-        return self.projector(self.perceived(regions), later)
+        return self.projected(self.perceived(regions), later)
 
     def perceived(self, regions: RegionFeatures) -> PerceivedTokens:
         """The first half of ``perceive``: tokens in the backbone's width, from which both kinds of frames are made."""
-        return replace(self.perceiver(regions), mask_logits=regions.mask_logits)
+        tokens = self.perceiver(regions)
+        return replace(tokens, mask_logits=regions.mask_logits) if tokens.mask_logits is None else tokens
+
+    def projected(self, tokens: PerceivedTokens, later: bool = False) -> ProjectedTokens:
+        """The second half of ``perceive``: tokens in the decoder's width, and the region's text in its words."""
+        projected = self.projector(tokens, later)
+        if tokens.characters is None:
+            return projected
+        return replace(projected, characters=self.decoder.spell(tokens.characters))
 
     def watch(self, batch: ClipBatch) -> list[Watched]:
         """The features of each clip's regions in its first frame, and in the frames that are read.
@@ -169,7 +210,7 @@ class RegionVLM(nn.Module):
         for index, regions in enumerate(self.backbone.track(batch.frames[clip], prompts)):
             first = regions if first is None else first
             if index in read:
-                seen.append(regions)
+                seen.append(self.with_crops(regions, batch.frames[clip][index][None]))
         return _checked(first, seen, read)
 
     def _watched_together(self, batch: ClipBatch) -> list[Watched]:
@@ -192,7 +233,7 @@ class RegionVLM(nn.Module):
                     own = regions.of_rows([row for row, owner in enumerate(owners) if owner == clip])
                     firsts.setdefault(clip, own)
                     if index in batch.read[clip]:
-                        seen[clip].append(own)
+                        seen[clip].append(self.with_crops(own, batch.frames[clip][index][None]))
         return [_checked(firsts.get(clip), seen[clip], batch.read[clip]) for clip in seen]
 
     def follow(
@@ -202,11 +243,11 @@ class RegionVLM(nn.Module):
 
         A frame becomes its tokens as soon as it is there; its features are not kept.
         """
-        first, tokens = None, []
-        for index, regions in enumerate(self.backbone.track(frames, prompts)):
+        first, tokens, newest = None, [], _Newest(frames)
+        for index, regions in enumerate(self.backbone.track(newest, prompts)):
             first = regions if first is None else first
             if index in read:
-                tokens.append(self.perceive(regions, later=index != read[0]))
+                tokens.append(self.perceive(self.with_crops(regions, newest.frame[None]), later=index != read[0]))
         return _checked(first, tokens, read)
 
     def read_clips(

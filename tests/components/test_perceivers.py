@@ -52,7 +52,7 @@ def perceiver(seed: int = 0, **arguments) -> SemanticPerceiver:
 
 
 def one_row(regions: RegionFeatures, row: int) -> RegionFeatures:
-    return RegionFeatures(**{name: value[row : row + 1] for name, value in vars(regions).items()})
+    return regions.of_rows([row])
 
 
 @pytest.mark.parametrize("name", ["sem16_hw16_b1", "sem4_hw16_b2", "sem64_hw8_b1", "sem16_hw64_b1_rows", "mini"])

@@ -6,7 +6,7 @@ Axis legend, used in every shape of the kit:
   h, w  the feature grid (S/16)   C  embedding width of the backbone (256 in SAM 2)
   T  tokens of the mask decoder   N  semantic tokens            D  width of the decoder
   M  mask candidates of a region  P  points of a prompt, padded
-  F  frames of a clip
+  F  frames of a clip             W  characters of a region's text
 
 Coordinates are (x, y) in pixels, origin at the top-left corner; boxes are (x1, y1, x2, y2).
 """
@@ -25,6 +25,7 @@ from pam_kit.contracts.batches import (
     Spoken,
     TextLoss,
 )
+from pam_kit.contracts.places import CropWindow, cropped, mask_boxes, mask_shares, region_boxes
 from pam_kit.contracts.samples import (
     BOX_BOTTOM_RIGHT,
     BOX_TOP_LEFT,
@@ -54,6 +55,7 @@ __all__ = [
     "AnswerScores",
     "ClipBatch",
     "ClipSample",
+    "CropWindow",
     "Decoder",
     "Event",
     "GeneratedText",
@@ -79,4 +81,8 @@ __all__ = [
     "VideoRegion",
     "VideoSample",
     "VisionBackbone",
+    "cropped",
+    "mask_boxes",
+    "mask_shares",
+    "region_boxes",
 ]

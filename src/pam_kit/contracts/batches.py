@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pam_kit.contracts.samples import PAD_POINT
+
 
 @dataclass
 class TensorRecord:
@@ -162,6 +164,9 @@ class RegionFeatures(TensorRecord):
     ``mask_logits`` (R, 1, 4h, 4w), ``iou`` (R,), ``object_score`` (R,) logits: of the mask that is shown. It is the one
     ``mask_tokens[:, 0]`` makes, unless the backbone always shows the single one; -1024 where a tracked object is gone.
     ``candidate_logits`` (R, M, 4h, 4w) and ``candidate_iou`` (R, M): every hypothesis, the single-mask one first.
+    ``points`` (R, P, 2) float and ``labels`` (R, P) long: what the region is pointed at with in this frame, as in
+    PromptBatch but in shares of the picture; all padding where it is followed. None where the backbone does not say.
+    ``crop_embedding`` (R, C, h, w): the embedding of the crop that the perceiver asks for; ``RegionVLM`` adds it.
     """
 
     image_embedding: Tensor
@@ -174,6 +179,9 @@ class RegionFeatures(TensorRecord):
     object_score: Tensor
     candidate_logits: Tensor
     candidate_iou: Tensor
+    points: Tensor | None = None
+    labels: Tensor | None = None
+    crop_embedding: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.iou)
@@ -184,27 +192,40 @@ class RegionFeatures(TensorRecord):
 
     @classmethod
     def joined(cls, parts: Sequence["RegionFeatures"]) -> "RegionFeatures":
-        """The regions of several records, one after the other; the rows of ``all_tokens`` are padded to one length."""
-        longest = max(part.all_tokens.shape[1] for part in parts)
-        named = {field.name: [getattr(part, field.name) for part in parts] for field in fields(cls)}
-        missing = [longest - part.all_tokens.shape[1] for part in parts]
-        named["all_tokens"] = [F.pad(t, (0, 0, 0, m)) for t, m in zip(named["all_tokens"], missing, strict=True)]
-        padding = zip(named["token_padding"], missing, strict=True)
-        named["token_padding"] = [F.pad(t, (0, m), value=True) for t, m in padding]
-        return cls(**{name: torch.cat(tensors) for name, tensors in named.items()})
+        """The regions of several records, one after the other; tokens and points are padded to one length."""
+        joined = {}
+        for field in fields(cls):
+            tensors = [getattr(part, field.name) for part in parts]
+            if field.name in _PADDING and tensors[0] is not None:
+                tensors = _of_one_length(tensors, _PADDING[field.name])
+            joined[field.name] = None if tensors[0] is None else torch.cat(tensors)
+        return cls(**joined)
+
+
+# What fills up the second axis of the tensors that differ in it.
+_PADDING: dict[str, float] = {"all_tokens": 0, "token_padding": True, "points": 0, "labels": PAD_POINT}
+
+
+def _of_one_length(tensors: Sequence[Tensor], value: float) -> list[Tensor]:
+    longest = max(tensor.shape[1] for tensor in tensors)
+    return [F.pad(t, (0, 0) * (t.ndim - 2) + (0, longest - t.shape[1]), value=value) for t in tensors]
 
 
 @dataclass
 class PerceivedTokens(TensorRecord):
     """Perceiver output: ``visual`` (R, h*w, C) in row-major order of ``grid`` = (h, w); ``semantic`` (R, N, C).
 
-    ``mask_logits`` (R, 1, 4h, 4w): the predicted mask, for projectors that choose tokens by it; ``RegionVLM`` adds it.
+    ``mask_logits`` (R, 1, 4h, 4w): the mask in what ``visual`` shows, for projectors that choose tokens by it;
+    ``RegionVLM`` adds the predicted one where the perceiver gives none.
+    ``characters`` (R, W) long: code points of a text that the decoder reads behind the tokens; None where there is
+    none.
     """
 
     visual: Tensor
     semantic: Tensor
     grid: tuple[int, int]
     mask_logits: Tensor | None = None
+    characters: Tensor | None = None
 
     def of_rows(self, rows: Sequence[int]) -> "PerceivedTokens":
         """Some of the regions, in that order."""
@@ -213,10 +234,14 @@ class PerceivedTokens(TensorRecord):
 
 @dataclass
 class ProjectedTokens(TensorRecord):
-    """Projector output in the decoder's width: ``visual`` (R, h*w/r^2, D) and ``semantic`` (R, N, D)."""
+    """Projector output in the decoder's width: ``visual`` (R, h*w/r^2, D) and ``semantic`` (R, N, D).
+
+    ``characters`` (R, W, D): word embeddings of the perceiver's text; ``RegionVLM`` adds them.
+    """
 
     visual: Tensor
     semantic: Tensor
+    characters: Tensor | None = None
 
 
 @dataclass

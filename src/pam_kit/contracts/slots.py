@@ -21,6 +21,7 @@ from pam_kit.contracts.batches import (
     Spoken,
     TextLoss,
 )
+from pam_kit.contracts.places import CropWindow
 from pam_kit.errors import PamKitError
 
 
@@ -119,9 +120,17 @@ class VisionBackbone(nn.Module, ABC):
 
 
 class Perceiver(nn.Module, ABC):
-    """Region features in, visual and semantic tokens out. ``num_semantic_tokens`` is N; 0 is legal."""
+    """Region features in, visual and semantic tokens out.
+
+    Attributes:
+        num_semantic_tokens: N; 0 is legal.
+        num_characters: W, how long the text is that a region brings along in each frame; 0 is none.
+        crop: the part of the picture around each region whose embedding it needs besides; None needs no crop.
+    """
 
     num_semantic_tokens: int
+    num_characters: int = 0
+    crop: CropWindow | None = None
 
     @abstractmethod
     def forward(self, regions: RegionFeatures) -> PerceivedTokens: ...
@@ -279,6 +288,10 @@ class Decoder(nn.Module, ABC):
         """How far the words of the answers are from being readable off ``tokens`` (R, N, D) directly, (): the mean
         negative log-probability of each word under the tokens' average similarity to the word embeddings, every
         distinct word of the batch counting alike."""
+
+    def spell(self, characters: Tensor) -> Tensor:
+        """Code points (R, W) -> the word embeddings of these characters, one for each, (R, W, D)."""
+        raise PamKitError(f"{type(self).__name__} cannot read a region's text; use causal_lm, or another perceiver")
 
     def needs_vocabulary(self) -> bool:
         """Whether ``learn_vocabulary`` must be called before training."""

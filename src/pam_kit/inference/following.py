@@ -90,7 +90,8 @@ class RegionFollower:
             features = backbone.encode(batch.images)
         with self.latency.stage("track"):
             prompts = batch.prompts if pointing else None
-            return backbone.observe(features, self.memory, prompts, [row for row, _ in pointing])
+            regions = backbone.observe(features, self.memory, prompts, [row for row, _ in pointing])
+            return self.model.with_crops(regions, batch.images)
 
     @torch.inference_mode()
     def perceived(self, regions: RegionFeatures) -> PerceivedTokens:
@@ -102,7 +103,7 @@ class RegionFollower:
     def embeddings(self, tokens: PerceivedTokens, later: bool) -> Tensor:
         """(R, L, D): what the decoder reads of a frame; ``later`` frames of a clip are shorter."""
         with self.latency.stage("project"):
-            return self.model.prefix.of_frame(self.model.projector(tokens, later))
+            return self.model.prefix.of_frame(self.model.projected(tokens, later))
 
 
 def _device(model: RegionVLM) -> torch.device:

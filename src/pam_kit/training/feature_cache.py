@@ -11,7 +11,7 @@ import warnings
 import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, fields, replace
+from dataclasses import MISSING, dataclass, fields, replace
 from itertools import chain
 from pathlib import Path
 
@@ -19,10 +19,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pad_sequence
 
 from pam_kit.atomic_files import whole_file
-from pam_kit.contracts import PAD_POINT, ClipBatch, PromptBatch, RegionBatch, RegionFeatures, VisionBackbone
+from pam_kit.contracts import PAD_POINT, ClipBatch, PromptBatch, RegionBatch, RegionFeatures
 from pam_kit.errors import PamKitError, RecipeError
 from pam_kit.model import RegionVLM, Watched
 from pam_kit.registry import find
@@ -31,7 +30,9 @@ from pam_kit.sections import Recipe
 # A region's tensors by field of RegionFeatures, without the region axis and without padded tokens.
 Kept = dict[str, Tensor]
 
-_FIELDS = tuple(field.name for field in fields(RegionFeatures) if field.name != "token_padding")
+# Those that every backbone gives, and those that some models have besides.
+_FIELDS = tuple(f.name for f in fields(RegionFeatures) if f.default is MISSING and f.name != "token_padding")
+_FURTHER = tuple(f.name for f in fields(RegionFeatures) if f.default is not MISSING)
 _FOLDER_VARIABLE, _DEFAULT_FOLDER = "PAM_KIT_CACHE", "~/.cache/pam_kit"
 
 
@@ -46,7 +47,8 @@ class FeatureCache:
     Several runs may use one folder at once, and it may be deleted at any time. Files lie at
     ``folder/BACKBONE/XX/REGION.safetensors``. BACKBONE hashes the backbone's weights, settings and sources: the name of
     a weight file says nothing about what lies in it, nor about random weights or those a run starts from, and reading
-    the weights of the largest SAM 2 through once takes about a second. REGION hashes the picture's and the prompt's
+    the weights of the largest SAM 2 through once takes about a second. So does it the crop that a perceiver asks for.
+    REGION hashes the picture's and the prompt's
     tensors, the kind of device and autocast's type.
 
     Args:
@@ -84,11 +86,11 @@ class FeatureCache:
         """
         if not len(batch):
             return model.segment(batch.images, batch.image_index, batch.prompts)
-        wanted = self._wanted(model.backbone, batch)
+        wanted = self._wanted(model, batch)
         found = {one.path: _read(one.path) for one in wanted}
         kept = {path: features for path, features in found.items() if features is not None}
         missing = {one.path: one for one in wanted if one.path not in kept}
-        for path, features in _computed(model.backbone, batch.images, list(missing.values())):
+        for path, features in _computed(model, batch.images, list(missing.values())):
             _write(path, features)
             kept[path] = features
         self.misses += len(missing)
@@ -99,7 +101,7 @@ class FeatureCache:
     def watch(self, model: RegionVLM, batch: ClipBatch) -> list[Watched]:
         """What ``model.watch`` gives for a batch of clips; it is tracked as a whole where any part of it is missing."""
         looks = [sorted({0, *read}) for read in batch.read]
-        places = [self._clip_places(model.backbone, batch, clip, seen) for clip, seen in enumerate(looks)]
+        places = [self._clip_places(model, batch, clip, seen) for clip, seen in enumerate(looks)]
         found = [[[_read(path) for path in of_frame] for of_frame in clip] for clip in places]
         complete = [all(None not in of_frame for of_frame in clip) for clip in found]
         followed = [] if all(complete) else model.watch(replace(batch, read=looks))
@@ -129,22 +131,23 @@ class FeatureCache:
             f"{size / 1e6:,.1f} MB in {self._own_folder or self.folder}"
         )
 
-    def _clip_places(self, backbone: VisionBackbone, batch: ClipBatch, clip: int, seen: list[int]) -> list[list[Path]]:
+    def _clip_places(self, model: RegionVLM, batch: ClipBatch, clip: int, seen: list[int]) -> list[list[Path]]:
         """Where the regions of a clip lie, frame by frame of those that are looked at."""
         prompts = batch.prompts.of_rows(batch.clip_index == clip).to("cpu")
         shown = _digest([*batch.frames[clip], torch.tensor(seen)])
         key = _region_key(shown, _trimmed(prompts), batch.clip_index.device.type)
-        folder = self._folder_of(backbone) / key[:2]
+        folder = self._folder_of(model) / key[:2]
         rows = range(len(prompts))
         return [[folder / f"{key}-{index}-{row}.safetensors" for row in rows] for index in seen]
 
-    def _folder_of(self, backbone: VisionBackbone) -> Path:
+    def _folder_of(self, model: RegionVLM) -> Path:
         if self._own_folder is None:
-            self._own_folder = self.folder.expanduser() / _backbone_key(backbone, self.settings)[:24]
+            settings = f"{self.settings} {model.perceiver.crop}" if model.perceiver.crop else self.settings
+            self._own_folder = self.folder.expanduser() / _backbone_key(model.backbone, settings)[:24]
         return self._own_folder
 
-    def _wanted(self, backbone: VisionBackbone, batch: RegionBatch) -> list["_Wanted"]:
-        folder = self._folder_of(backbone)
+    def _wanted(self, model: RegionVLM, batch: RegionBatch) -> list["_Wanted"]:
+        folder = self._folder_of(model)
         kind = batch.images.device.type
         # All that is hashed, at once: each copy from a device waits for all that it has been given to do.
         images, image_index, prompts = batch.images.cpu(), batch.image_index.tolist(), batch.prompts.to("cpu")
@@ -168,14 +171,15 @@ class _Wanted:
     prompt: PromptBatch
 
 
-def _computed(backbone: VisionBackbone, images: Tensor, missing: list[_Wanted]) -> Iterator[tuple[Path, Kept]]:
+def _computed(model: RegionVLM, images: Tensor, missing: list[_Wanted]) -> Iterator[tuple[Path, Kept]]:
     """Features of some regions, each computed by itself; their pictures are encoded once."""
     for image in dict.fromkeys(one.image for one in missing):
-        encoded = backbone.encode(images[image : image + 1])
+        picture = images[image : image + 1]
+        encoded, first = model.backbone.encode(picture), torch.zeros(1, dtype=torch.long, device=images.device)
         for one in missing:
             if one.image == image:
-                first = torch.zeros(1, dtype=torch.long, device=images.device)
-                yield one.path, _unpadded(backbone.segment(encoded, first, one.prompt.to(images.device)))
+                regions = model.backbone.segment(encoded, first, one.prompt.to(images.device))
+                yield one.path, _unpadded(model.with_crops(regions, picture))
 
 
 def default_folder() -> Path:
@@ -242,24 +246,30 @@ def _trimmed(prompts: PromptBatch) -> PromptBatch:
 
 def _unpadded(alone: RegionFeatures) -> Kept:
     """What is kept of a single region."""
-    kept = {name: getattr(alone, name)[0] for name in _FIELDS}
+    further = [name for name in _FURTHER if getattr(alone, name) is not None]
+    kept = {name: getattr(alone, name)[0] for name in [*_FIELDS, *further]}
     kept["all_tokens"] = kept["all_tokens"][~alone.token_padding[0]]
+    if "labels" in kept:
+        given = kept["labels"] != PAD_POINT
+        kept |= {name: kept[name][given] for name in ("points", "labels")}
     return kept
 
 
 def _joined(regions: list[Kept], device: torch.device) -> RegionFeatures:
-    """Regions side by side, the shorter ones' tokens padded behind with zeros."""
-    lengths = torch.tensor([len(kept["all_tokens"]) for kept in regions], device=device)
-    columns = {name: [kept[name].to(device) for kept in regions] for name in _FIELDS}
-    tokens = pad_sequence(columns.pop("all_tokens"), batch_first=True)
-    padding = torch.arange(tokens.shape[1], device=device) >= lengths[:, None]
-    stacked = {name: torch.stack(column) for name, column in columns.items()}
-    return RegionFeatures(all_tokens=tokens, token_padding=padding, **stacked)
+    """Regions side by side, the shorter ones' tokens and points padded behind."""
+    alone = [
+        RegionFeatures(
+            token_padding=torch.zeros(1, len(kept["all_tokens"]), dtype=torch.bool, device=device),
+            **{name: tensor[None].to(device) for name, tensor in kept.items()},
+        )
+        for kept in regions
+    ]
+    return RegionFeatures.joined(alone)
 
 
 def _checksum(kept: Kept) -> str:
     total = 0
-    for name in _FIELDS:
+    for name in sorted(kept):
         total = zlib.crc32(_bytes(kept[name]), total)
     return f"{total:08x}"
 
@@ -270,7 +280,7 @@ def _read(path: Path) -> Kept | None:
         return None
     try:
         with safe_open(path, "pt") as file:
-            kept = {name: file.get_tensor(name) for name in _FIELDS}
+            kept = {name: file.get_tensor(name) for name in {*_FIELDS, *file.keys()}}
             expected = (file.metadata() or {}).get("crc32")
     except FileNotFoundError:  # deleted since
         return None
