@@ -14,7 +14,8 @@ from pam_kit.evaluation.benchmarks.prompting import box_prompt
 from pam_kit.evaluation.records import RegionRecord
 
 _PAGE = "https://github.com/HengLan/SMOT"
-_NAME = re.compile(r"^\s*(?:wo)?man\s*\d+\s*:\s*", re.IGNORECASE)
+# "woman0: ..." and the like.
+_NAME = re.compile(r"^\s*[A-Za-z]+\d+\s*:\s*")
 Boxes = dict[int, list[float]]  # frame number -> x, y, width, height
 
 

@@ -67,6 +67,7 @@ class HcStvg(Benchmark):
             raise BrokenSample(source, f"its boxes stand for frames {first + 1} to {last + 1} of {total}")
         prompt = box_prompt(boxes[0], "xywh", need_size(entry, source), source)
         english = next((key for key in _ENGLISH if isinstance(entry.get(key), str) and entry[key].strip()), "caption")
+        reading.counts[f"captions read from the field {english!r}"] += 1
         video = _video(reading, self.media, name, source)
         shown: tuple[int | str, ...]
         if (reading.root / video).is_dir():

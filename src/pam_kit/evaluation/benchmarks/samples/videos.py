@@ -75,7 +75,8 @@ def write_hc_stvg(root: Path) -> None:
         }
         seen = _seen(film, first)
         masked.append({"video": name, "frame_idx": seen, "mask": encode_rle(film.masks[seen]), "caption": caption})
-    write_json(root / "val_v2.json", {name: {**entry, "English": entry["caption"]} for name, entry in boxed.items()})
+    newer = {name: {**entry, "caption": "-", "English": entry["caption"]} for name, entry in boxed.items()}
+    write_json(root / "val_v2.json", newer)
     write_json(root / "val_v1.json", boxed)
     write_json(root / "hc_stvg_val.json", masked)
 
