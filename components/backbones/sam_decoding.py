@@ -254,4 +254,5 @@ def _region_features(run: _DecoderRun, described: Tensor, shown: Shown, mask_tok
         object_score=run.object_score,
         candidate_logits=run.logits,
         candidate_iou=run.iou,
+        candidate_tokens=mask_tokens,
     )

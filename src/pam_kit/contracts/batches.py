@@ -163,7 +163,8 @@ class RegionFeatures(TensorRecord):
     tokens; padded rows are marked True in ``token_padding`` (R, T).
     ``mask_logits`` (R, 1, 4h, 4w), ``iou`` (R,), ``object_score`` (R,) logits: of the mask that is shown. It is the one
     ``mask_tokens[:, 0]`` makes, unless the backbone always shows the single one; -1024 where a tracked object is gone.
-    ``candidate_logits`` (R, M, 4h, 4w) and ``candidate_iou`` (R, M): every hypothesis, the single-mask one first.
+    ``candidate_logits`` (R, M, 4h, 4w) and ``candidate_iou`` (R, M): every hypothesis, the single-mask one first;
+    ``candidate_tokens`` (R, M, C): the mask tokens that make them. None where the backbone does not say.
     ``points`` (R, P, 2) float and ``labels`` (R, P) long: what the region is pointed at with in this frame, as in
     PromptBatch but in shares of the picture; all padding where it is followed. None where the backbone does not say.
     ``crop_embedding`` (R, C, h, w): the embedding of the crop that the perceiver asks for; ``RegionVLM`` adds it.
@@ -182,6 +183,7 @@ class RegionFeatures(TensorRecord):
     points: Tensor | None = None
     labels: Tensor | None = None
     crop_embedding: Tensor | None = None
+    candidate_tokens: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.iou)
@@ -189,6 +191,17 @@ class RegionFeatures(TensorRecord):
     def of_rows(self, rows: Sequence[int]) -> "RegionFeatures":
         """Some of the regions, in that order."""
         return self._of_rows(rows)
+
+    def hypothesis(self, candidate: int) -> "RegionFeatures":
+        """The same regions, showing the mask of one candidate, which is what ``mask_tokens[:, 0]`` describes then.
+
+        Raises ValueError where there is no such candidate, or the backbone gives no tokens of it.
+        """
+        if self.candidate_tokens is None or not 0 <= candidate < self.candidate_tokens.shape[1]:
+            raise ValueError(f"these regions have no mask tokens of a candidate {candidate}")
+        described = torch.stack([self.candidate_tokens[:, candidate], self.mask_tokens[:, 1]], dim=1)
+        logits, iou = self.candidate_logits[:, candidate : candidate + 1], self.candidate_iou[:, candidate]
+        return replace(self, mask_tokens=described, mask_logits=logits, iou=iou)
 
     @classmethod
     def joined(cls, parts: Sequence["RegionFeatures"]) -> "RegionFeatures":

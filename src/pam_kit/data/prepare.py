@@ -94,6 +94,16 @@ def prepare(
     )
 
 
+def prompt_batch(
+    prompts: Sequence[RegionPrompt], pictures: Sequence[tuple[int, int]], geometry: Geometry
+) -> PromptBatch:
+    """Prompts in pixels of pictures of these (W, H), one for each, as the model takes them; they have to fit."""
+    located = [_located(prompt, size, geometry.image_size) for prompt, size in zip(prompts, pictures, strict=True)]
+    points, labels = _stack_points([points for points, _ in located], [labels for _, labels in located])
+    masks, has_mask = _stack_masks([_coarse(prompt.mask, geometry.mask_size) for prompt in prompts], geometry.mask_size)
+    return PromptBatch(points, labels, masks, has_mask)
+
+
 def tracked_frames(
     sample: ClipSample, wanted: int, tracking: Literal["read", "all"] = "read"
 ) -> tuple[list[np.ndarray], list[int]]:
