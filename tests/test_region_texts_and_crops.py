@@ -9,9 +9,14 @@ import torch
 from pam_kit.contracts import ClipBatch, Decoder, PromptBatch, Questions, cropped, region_boxes
 from pam_kit.errors import PamKitError
 from pam_kit.training.feature_cache import FeatureCache
+from pam_kit.training.plan import plan
 
 TEXT = "perceiver=text_coordinates"
 CROPS = "perceiver={name: focal_crop, num_heads: 2, mlp_dim: 32}"
+RIVALS = (
+    *("text_coordinates", "visual_prompt", "mask_pooling", "roi_align", "focal_crop", "token_marks"),
+    "merged_mask_tokens",
+)
 CLIPS = ("backbone.track=true", "projector.later_ratio=4")
 LETTERS = 25
 
@@ -152,6 +157,16 @@ def test_kept_features_hold_the_crop_and_know_its_window(tiny_model, tiny_recipe
     cache = FeatureCache.of(tiny_recipe(closer, *frozen), other)
     assert not torch.allclose(cache.segment(other, batch).crop_embedding, expected.crop_embedding, atol=1e-3)
     assert cache.misses == 3
+
+
+@pytest.mark.parametrize("name", RIVALS)
+def test_rivals_are_planned_before_anything_is_there(tiny_recipe, tiny_model, name):
+    """Their perceiver runs on tensors without numbers, and positions are those of a real prefix."""
+    small = "perceiver={name: focal_crop, num_heads: 2, mlp_dim: 32}" if name == "focal_crop" else f"perceiver={name}"
+    found = plan(tiny_recipe(small))
+    model = tiny_model(small)
+    assert found.positions == model.prefix_length() and found.device_gib > 0
+    assert found.trained_parameters > sum(p.numel() for p in model.perceiver.parameters() if p.requires_grad)
 
 
 def test_kept_clips_hold_the_crops_of_their_read_frames(tiny_model, tiny_recipe, tmp_path):

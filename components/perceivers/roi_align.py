@@ -53,12 +53,11 @@ class RoiAlignEncoder(Perceiver):
         scaled = boxes * boxes.new_tensor([width, height, width, height])
         rows = torch.arange(len(boxes), device=boxes.device, dtype=scaled.dtype)[:, None]
         # In fp32: coordinates rounded to 16 bits would move by a share of a cell.
-        with torch.autocast(features.device.type, enabled=False):
-            found = roi_align(
-                features.float(),
-                torch.cat([rows, scaled], dim=1).float(),
-                (self.output_size, self.output_size),
-                sampling_ratio=self.sampling_ratio,
-                aligned=True,
-            )
+        found = roi_align(
+            features.float(),
+            torch.cat([rows, scaled], dim=1).float(),
+            (self.output_size, self.output_size),
+            sampling_ratio=self.sampling_ratio,
+            aligned=True,
+        )
         return found.to(features.dtype)

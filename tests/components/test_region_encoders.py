@@ -254,6 +254,15 @@ def test_roi_align_of_a_ramp_is_the_ramp_at_the_windows_cells():
     torch.testing.assert_close(found[0, 3], expected, atol=1e-4, rtol=0)
 
 
+@pytest.mark.parametrize("name", MADE)
+def test_half_precision_is_legal(name):
+    perceiver, regions = made(name), regions_of()
+    exact = tensors_of(perceiver(regions))
+    with torch.autocast("cpu", torch.bfloat16):
+        for mine, expected in zip(tensors_of(perceiver(regions)), exact, strict=True):
+            torch.testing.assert_close(mine.float(), expected.float(), atol=0.15, rtol=0.05)
+
+
 def test_marks_are_under_the_mask_only_and_beside_the_question():
     perceiver, regions = made("marked_masks"), regions_of()
     regions.mask_logits = torch.full_like(regions.mask_logits, -1024.0)

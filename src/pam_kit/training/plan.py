@@ -137,7 +137,8 @@ def perceived_bytes(model: RegionVLM, later: bool = False) -> int:
 
     held: list[Tensor] = []  # so that no two storages have one number
     with torch.device("meta"), saved_tensors_hooks(note, lambda tensor: tensor):
-        model.perceive(_one_region(model), later)
+        # Without a region's text: its words need a vocabulary, which is learned later.
+        model.projector(model.perceived(_one_region(model)), later)
     return sum(kept.values())
 
 
@@ -155,6 +156,9 @@ def _one_region(model: RegionVLM) -> RegionFeatures:
         object_score=torch.zeros(1),
         candidate_logits=torch.zeros(mask),
         candidate_iou=torch.zeros(1, 1),
+        points=torch.zeros(1, 2, 2),
+        labels=torch.zeros(1, 2, dtype=torch.long),
+        crop_embedding=torch.zeros(image) if model.perceiver.crop else None,
     )
 
 
