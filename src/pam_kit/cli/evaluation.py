@@ -111,6 +111,10 @@ def _benchmarks(options: argparse.Namespace) -> None:
     from pam_kit.evaluation.campaign import Campaign
     from pam_kit.evaluation.predictions.units import Shard
 
+    if options.shard and options.processes:
+        raise PamKitError(
+            "--shard is one process of several that are started elsewhere; --processes starts them itself"
+        )
     out = Path(options.out) if options.out else Path(checkpoint) / "evaluation" / "benchmarks"
     judge = _judge(options, out)
     shard = Shard(*options.shard) if options.shard else Shard.from_environment()

@@ -120,6 +120,7 @@ class BenchmarkRun:
             title=self.benchmark.title,
             regions=len(records),
             broken=broken,
+            left_out=len(self.read.broken),
             about=dict(self.model) | self._asked() | {"root": str(self.root)},
             scores=scored.corpus,
             unjudged=scored.unjudged,

@@ -86,6 +86,7 @@ def _facts(result: BenchmarkResult) -> dict[str, Any]:
         "failed": result.failed,
         "regions": result.regions,
         "broken": result.broken,
+        "left_out": result.left_out,
         "about": result.about,
         "notes": list(result.notes),
     }

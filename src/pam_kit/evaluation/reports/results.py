@@ -23,6 +23,7 @@ class BenchmarkResult:
         title: as people call it.
         regions: how many were scored.
         broken: how many of them could not be read, and so count as an empty text.
+        left_out: how many entries of the benchmark's files could not be used, and are not among the regions.
         about: model, prompts, generation: what a reader needs to make the numbers again.
         scores: protocol -> metric -> value over all regions, in the libraries' own scale.
         unjudged: protocols that need a judge, where none was given.
@@ -37,6 +38,7 @@ class BenchmarkResult:
     broken: int
     about: dict[str, Any]
     scores: dict[str, dict[str, float]]
+    left_out: int = 0
     unjudged: tuple[str, ...] = ()
     failed: dict[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()

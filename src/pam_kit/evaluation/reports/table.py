@@ -136,6 +136,8 @@ def _warnings(result: BenchmarkResult) -> tuple[str, ...]:
             f"{result.broken} of {result.regions} regions could not be read and count as empty texts; "
             "predictions.jsonl says why of each"
         )
+    if result.left_out:
+        lines.append(f"{result.left_out} entries of the benchmark's files could not be used and are not in the numbers")
     return tuple(lines)
 
 

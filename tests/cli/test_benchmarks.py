@@ -1,0 +1,313 @@
+"""`pam-kit evaluate` on samples of published benchmarks: stopped, divided, judged, and on predictions of others."""
+
+import json
+import shutil
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from pam_kit.cli import main
+from pam_kit.errors import PamKitError
+from pam_kit.evaluation.benchmark_run import RunChoices
+from pam_kit.evaluation.benchmarks.registry import find_benchmark
+from pam_kit.evaluation.benchmarks.samples.write import write_samples
+from pam_kit.evaluation.campaign import Campaign
+from pam_kit.evaluation.predictions.ledger import PredictionFile
+from pam_kit.evaluation.predictions.settings import PredictionSettings
+from pam_kit.evaluation.records import read_records
+
+SMALL = ["--device", "cpu", "--max-new-tokens", "3", "--frames", "4", "--pictures", "2"]
+# Pictures, clips and streams; none of their texts is scored by METEOR, whose Java takes long to start.
+KINDS = {"lvis": "lvis-osprey-box", "videorefer_d": "videorefer_d-single-box"}
+KINDS |= {"activitynet_stream": "activitynet_stream-released-box"}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    """Samples of some benchmarks, a folder each."""
+    root = tmp_path_factory.mktemp("benchmarks")
+    write_samples(root, [*KINDS, "coco_text"])
+    return root
+
+
+@pytest.fixture
+def score(run, data, capsys):
+    """``score("lvis", *options)`` -> exit code, standard output and standard error."""
+
+    def called(names: str, *options, out: Path) -> tuple[int, str, str]:
+        code = main(
+            ["evaluate", str(run), "--benchmark", names, "--data", str(data), "--out", str(out), *SMALL, *options]
+        )
+        told = capsys.readouterr()
+        assert "Traceback" not in told.err
+        return code, told.out, told.err
+
+    return called
+
+
+@pytest.fixture(scope="module")
+def undisturbed(run, data, tmp_path_factory) -> dict[str, list]:
+    """The predictions of a run that nothing happened to, by benchmark."""
+    out = tmp_path_factory.mktemp("undisturbed")
+    names = ",".join(KINDS)
+    assert (
+        main(["evaluate", str(run), "--benchmark", names, "--data", str(data), "--out", str(out), *SMALL, "--no-score"])
+        == 0
+    )
+    return predictions(out)
+
+
+def predictions(out: Path) -> dict[str, list]:
+    """All predictions of a folder that nothing scored, sorted by id."""
+    found = {}
+    for name, folder in KINDS.items():
+        records = [record for path in (out / folder).glob("part_*.jsonl") for record in read_records(path)]
+        found[name] = sorted(records, key=lambda record: record.id)
+        assert len({record.id for record in records}) == len(records)
+    return found
+
+
+def test_every_region_is_predicted(undisturbed):
+    assert {name: len(records) for name, records in undisturbed.items()} == {
+        "lvis": 9,
+        "videorefer_d": 2,
+        "activitynet_stream": 6,
+    }
+    assert all(record.prediction is not None for records in undisturbed.values() for record in records)
+
+
+@pytest.mark.parametrize("stopped_at", [1, 4])
+def test_a_run_that_was_killed_goes_on_and_ends_the_same(score, undisturbed, tmp_path, monkeypatch, stopped_at):
+    add, left = PredictionFile.add, iter(range(stopped_at))
+
+    def killed(self, records):
+        add(self, records)
+        if next(left, None) is None:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(PredictionFile, "add", killed)
+    assert score(",".join(KINDS), "--no-score", out=tmp_path)[0] == 130
+    monkeypatch.undo()
+    written = [path for path in tmp_path.rglob("part_*.jsonl") if path.stat().st_size]
+    written[-1].write_bytes(written[-1].read_bytes()[:-30])
+    code, _, err = score(",".join(KINDS), "--no-score", out=tmp_path)
+    assert code == 0 and "its last line was cut off" in err
+    assert predictions(tmp_path) == undisturbed
+
+
+def test_nothing_is_loaded_where_nothing_is_missing(score, tmp_path, monkeypatch):
+    assert score("lvis", "--no-score", out=tmp_path)[0] == 0
+    monkeypatch.setattr("pam_kit.checkpoints.load_model", None)
+    assert score("lvis", "--no-score", out=tmp_path)[0] == 0
+
+
+def test_parts_are_the_same_as_one_run_and_the_last_one_scores(score, undisturbed, data, tmp_path):
+    code, output, err = score("videorefer_d,lvis", "--shard", "1/2", out=tmp_path)
+    assert code == 0 and output == "" and err.count("other parts are not done yet") == 2
+    assert not (tmp_path / "scores.md").exists()
+    code, output, err = score("videorefer_d,lvis", "--shard", "2/2", out=tmp_path)
+    assert code == 0 and "| PAM-3B |" in output and "other parts" not in err
+    merged = list(read_records(tmp_path / KINDS["lvis"] / "predictions.jsonl"))
+    assert sorted(merged, key=lambda record: record.id) == undisturbed["lvis"]
+    # In the order of the benchmark, whoever predicted what.
+    expected = find_benchmark("lvis").records(data / "lvis")
+    assert [(one.id, one.references) for one in merged] == [(one.id, one.references) for one in expected]
+
+
+def test_launchers_divide_a_run(score, undisturbed, tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for rank in "01":
+        monkeypatch.setenv("RANK", rank)
+        assert score(",".join(KINDS), "--no-score", out=tmp_path)[0] == 0
+    assert predictions(tmp_path) == undisturbed
+    assert len(list(tmp_path.rglob("part_*_of_2.jsonl"))) == 6
+
+
+@pytest.mark.slow  # three interpreters
+def test_processes_of_one_machine(score, undisturbed, tmp_path):
+    assert score("lvis", "--processes", "2", "--no-score", out=tmp_path)[0] == 0
+    assert predictions(tmp_path)["lvis"] == undisturbed["lvis"]
+    assert len(list(tmp_path.rglob("part_*_of_2.jsonl"))) == 2
+
+
+def test_a_part_that_is_missing_is_named(run, data, score, tmp_path):
+    assert score("lvis", "--shard", "1/3", "--no-score", out=tmp_path)[0] == 0
+    choices = RunChoices(data, tmp_path, asked=PredictionSettings(3, 4, pictures=2))
+    campaign = Campaign(str(run), ["lvis"], choices)
+    with pytest.raises(PamKitError, match="predictions are missing: . of part 2/3"):
+        campaign.runs[0].collect(shards=3)
+
+
+def test_the_reports_have_our_row_and_those_of_the_paper(score, tmp_path):
+    code, output, _ = score("lvis,videorefer_d", out=tmp_path)
+    assert code == 0
+    facts = json.loads((tmp_path / "scores.json").read_text())
+    assert list(facts) == [KINDS["lvis"], KINDS["videorefer_d"]]
+    lvis, judged = facts.values()
+    assert set(lvis["scores"]) == {"osprey", "videorefer", "draw_and_understand"} and lvis["regions"] == 9
+    assert judged["scores"] == {} and judged["not_judged"] == ["videorefer_bench_d"]
+    about = lvis["about"]
+    assert about["model"] == "small" and len(about["sha256"]) == 64 and about["prompt_type"] == "box"
+    assert about["generation"] == {"decoding": "greedy", "max_new_tokens": 3} and about["variant"] == "osprey"
+    assert any("all-MiniLM-L6-v2" in note for note in lvis["notes"])
+    text = (tmp_path / "scores.md").read_text()
+    assert text.splitlines()[0] in output and "not judged: give --judge-url" in text
+    similarity = 100 * lvis["scores"]["osprey"]["semantic_similarity"]
+    assert f"| small | here, osprey | {similarity:.1f} |" in text and "| PAM-3B |" in text and "| 88.6 | 78.3 |" in text
+    page = (tmp_path / "report.html").read_text()
+    assert page.count("<figure>") == 8 and page.count("data:image/jpeg;base64,") == 8
+    items = [json.loads(line) for line in (tmp_path / KINDS["lvis"] / "items.jsonl").read_text().splitlines()]
+    assert len(items) == 3 * 9 and {"semantic_similarity", "semantic_iou"} < items[0].keys()
+
+
+def test_a_broken_picture_is_counted_told_and_scored_as_nothing(score, data, tmp_path):
+    copy = tmp_path / "data"
+    shutil.copytree(data / "lvis", copy / "lvis")
+    picture = sorted(copy.rglob("*.jpg"))[0]
+    picture.write_bytes(b"no picture")
+    code, output, _ = score("lvis", "--data", str(copy), out=tmp_path / "out")
+    assert code == 0 and "regions could not be read and count as empty texts" in output
+    (facts,) = json.loads((tmp_path / "out" / "scores.json").read_text()).values()
+    predictions = tmp_path / "out" / KINDS["lvis"] / "predictions.jsonl"
+    told = [record for record in read_records(predictions) if "broken" in record.meta]
+    assert 0 < facts["broken"] == len(told) < facts["regions"] == 9
+    assert all(record.prediction is None and "is not a picture" in record.meta["broken"] for record in told)
+    assert "is not a picture" in (tmp_path / "out" / "report.html").read_text()
+    # The picture is mended: only its regions are predicted anew.
+    shutil.copy(data / picture.relative_to(copy), picture)
+    code, _, err = score("lvis", "--no-score", "--data", str(copy), out=tmp_path / "out")
+    assert code == 0 and f"{len(told)} regions that could not be read are tried again" in err
+    (part,) = predictions.parent.glob("part_*.jsonl")
+    assert not any("broken" in record.meta for record in read_records(part))
+
+
+def test_entries_that_cannot_be_used_are_told_too(score, data, tmp_path):
+    copy = tmp_path / "data"
+    shutil.copytree(data / "coco_text", copy / "coco_text")
+    sorted(copy.rglob("*.jpg"))[0].write_bytes(b"no picture")
+    code, output, _ = score("coco_text", "--data", str(copy), out=tmp_path / "out")
+    assert code == 0 and "entries of the benchmark's files could not be used and are not in the numbers**" in output
+
+
+def test_where_nothing_can_be_read_there_is_no_score(score, data, tmp_path):
+    copy = tmp_path / "data"
+    shutil.copytree(data / "lvis", copy / "lvis")
+    for path in copy.rglob("*.jpg"):
+        path.write_bytes(b"no picture")
+    code, _, err = score("lvis", "--data", str(copy), out=tmp_path / "out")
+    assert code == 2 and "not one of 9 regions could be read; the first one:" in err
+    assert not (tmp_path / "out" / "scores.md").exists()
+
+
+def test_a_limited_run_says_so(score, tmp_path):
+    code, output, _ = score("coco_text", "--limit", "2", out=tmp_path)
+    assert code == 0 and "only 2 of " in output and "not a number to compare" in output
+
+
+def test_perfect_predictions_make_a_perfect_table(data, tmp_path, capsys):
+    for name, columns in (("lvis", 2), ("coco_text", 1)):
+        records = find_benchmark(name).records(data / name)
+        lines = [json.dumps({"id": one.id, "prediction": one.references[0]}) for one in records]
+        path = tmp_path / f"{name}.jsonl"
+        path.write_text("\n".join(lines))
+        assert main(["evaluate", "--predictions", str(path), "--benchmark", name, "--data", str(data)]) == 0
+        ours = [line for line in capsys.readouterr().out.splitlines() if line.startswith(f"| {name} | here")]
+        assert ours and all(line.endswith(" 100.0 |" * columns) for line in ours)
+        assert "<figure>" in (tmp_path / f"{name}_scores" / "report.html").read_text()
+
+
+def test_predictions_of_somebody_else_in_the_short_form(tmp_path, capsys):
+    path = tmp_path / "theirs.jsonl"
+    pairs = [("Stop", "STOP"), ("open", "opem"), ("Café", " café"), ("", "exit")]
+    path.write_text(
+        "\n".join(json.dumps({"id": i, "prediction": p, "references": [r]}) for i, (p, r) in enumerate(pairs))
+    )
+    assert main(["evaluate", "--predictions", str(path), "--protocol", "ocr", "--out", str(tmp_path / "out")]) == 0
+    assert "1 predictions are empty texts" in capsys.readouterr().out
+    (facts,) = json.loads((tmp_path / "out" / "scores.json").read_text()).values()
+    assert facts["scores"]["ocr"]["exact_lower_strip"] == 0.5
+
+
+class Judge(BaseHTTPRequestHandler):
+    """Gives each description 4, 3, 2 and 1."""
+
+    names = ("Subject Correspondence", "Appearance Description", "Temporal Description", "Hallucination Detection")
+
+    def do_POST(self):
+        self.rfile.read(int(self.headers["Content-Length"]))
+        said = "\n".join(f"{i}. {name}: {5 - i}; so" for i, name in enumerate(self.names, 1))
+        choice = {"index": 0, "message": {"role": "assistant", "content": said}, "finish_reason": "stop"}
+        body = json.dumps({"model": "judge", "choices": [choice], "usage": {}}).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_):
+        pass
+
+
+def test_a_judge_gives_the_scores(score, tmp_path, monkeypatch):
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Judge)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    try:
+        judge = ["--judge-url", f"http://127.0.0.1:{server.server_port}/v1", "--judge-model", "judge"]
+        code, output, _ = score("videorefer_d", *judge, out=tmp_path)
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+    assert code == 0 and "| small | here, videorefer_bench_d | 4.00 | 3.00 | 2.00 | 1.00 | 2.50 |" in output
+    assert (tmp_path / "judge.jsonl").is_file()
+    # What the judge said is kept: the same call needs none.
+    code, output, _ = score("videorefer_d", *judge, out=tmp_path)
+    assert code == 0 and "| 2.50 |" in output
+
+
+BENCHMARK = ["--benchmark", "lvis", "--data", "DATA", "--out", "OUT"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "what is to be scored? give RECIPE --checkpoint RUN"),
+        (["pam_tiny"], "what is to be scored?"),
+        (["RUN", "--benchmark", "lvis"], "needs --data DIR"),
+        (["--benchmark", "lvis", "--data", "DATA"], "needs a run, as in evaluate RUN"),
+        (
+            ["RUN", "--benchmark", "lvs", "--data", "DATA", "--out", "OUT"],
+            "unknown benchmark 'lvs'; did you mean 'lvis'?",
+        ),
+        (["RUN", "--benchmark", "lvis", "--data", "OUT/no", "--out", "OUT"], "no such folder; it should hold lvis/"),
+        (["RUN", "--benchmark", "paco", "--data", "DATA", "--out", "OUT"], "the data of paco are not in"),
+        (["RUN", *BENCHMARK, "--variant", "mine"], "lvis has no variant 'mine'"),
+        (["RUN", *BENCHMARK, "--languages", "zh"], "lvis has no region in zh; its languages are en"),
+        (["RUN", *BENCHMARK, "--judge-url", "http://127.0.0.1:1/v1"], "give both --judge-url and --judge-model"),
+        (["OUT", *BENCHMARK], "is not a finished run"),
+        (["RUN", "--predictions", "OUT/a.jsonl"], "leave the run out, or leave --predictions out"),
+        (["--predictions", "OUT/a.jsonl", "--protocol", "ocr"], "no file"),
+        (["--predictions", "OUT/b.jsonl"], "does not say what it is of: give --protocol, or --benchmark"),
+        (["--predictions", "OUT/b.jsonl", "--protocol", "spice"], "no protocol 'spice'"),
+        (["RUN", *BENCHMARK, "--processes", "2", "--shard", "1/2"], "--shard is one process"),
+    ],
+)
+def test_calls_that_are_no_good(run, data, tmp_path, capsys, arguments, message):
+    (tmp_path / "b.jsonl").write_text(json.dumps({"id": 1, "prediction": "a", "references": ["b"]}))
+    places = {"RUN": str(run), "DATA": str(data), "OUT": str(tmp_path)}
+    words = [word.replace("OUT", places["OUT"]) if "OUT" in word else places.get(word, word) for word in arguments]
+    assert main(["evaluate", *words]) == 2
+    told = capsys.readouterr()
+    assert message in told.err and told.err.startswith("pam-kit evaluate: ") and "Traceback" not in told.err
+
+
+def test_predictions_of_another_run_are_not_gone_on_with(score, tmp_path):
+    assert score("lvis", "--no-score", out=tmp_path)[0] == 0
+    code, _, err = score("lvis", "--no-score", "--max-new-tokens", "4", out=tmp_path)
+    assert code == 2 and "holds predictions of another run: its generation is" in err and "give another --out" in err
+    # Masks are another run, with a folder of its own.
+    assert score("lvis", "--no-score", "--prompt-type", "mask", out=tmp_path)[0] == 0
+    assert (tmp_path / "lvis-osprey-mask" / "part_1_of_1.jsonl").is_file()
