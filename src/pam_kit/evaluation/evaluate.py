@@ -2,17 +2,16 @@
 
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
-from pam_kit.contracts import RegionPrompt, RegionSample
-from pam_kit.data.broken import BrokenLedger
-from pam_kit.data.prompting import exact_prompt
+from pam_kit.contracts import RegionSample
 from pam_kit.data.schema import has_clips, has_videos
-from pam_kit.errors import BrokenSample, PamKitError, PromptError, RecipeError
+from pam_kit.errors import PamKitError, RecipeError
 from pam_kit.evaluation.gallery import Gallery
+from pam_kit.evaluation.held_out import batched, exact_prompts, readable_samples
 from pam_kit.evaluation.scores import SplitScores
 from pam_kit.evaluation.videos import evaluate_clips, evaluate_videos, stream_settings
 from pam_kit.inference.predictor import RegionPredictor
@@ -44,7 +43,7 @@ def evaluate(
                 row = f"{name} / {kind}{streams and ' / '}{streams}"
                 with _predictions_file(folder, row) as write:
                     judge = _judge(predictor, section, split, dataset, kind, streams, folder, row)
-                    table[row] = judge(_samples(dataset, split, folder, row, progress), write)
+                    table[row] = judge(readable_samples(dataset, split, folder, row, progress), write)
     (folder / "scores.json").write_text(_json(table), encoding="utf-8")
     (folder / "scores.md").write_text("\n".join(markdown(table)) + "\n", encoding="utf-8")
     return table
@@ -86,7 +85,7 @@ def _evaluate_pictures(
 ) -> dict[str, dict[str, float]]:
     scores = SplitScores(getattr(dataset, "read_attribute", None))
     gallery = Gallery(split.tasks, section.pictures)
-    for batch in _batches(samples, section.batch_size):
+    for batch in batched(samples, section.batch_size):
         for sample, predictions in zip(batch, _predict(predictor, section, split, batch, kind), strict=True):
             scores.add_picture(sample.regions, predictions)
             gallery.add_picture(sample, predictions)
@@ -109,49 +108,13 @@ def _file_name(row: str) -> str:
     return row.replace(" / ", "-")
 
 
-def _samples(dataset, split: SplitChoice, folder: Path, row: str, progress) -> Iterable:
-    """The readable samples of a split, with progress."""
-    total = min(len(dataset), split.limit or len(dataset))
-    return progress(_readable(dataset, split, BrokenLedger(folder, max_share=1.0)), total=total, desc=row)
-
-
 def _predict(
     predictor: RegionPredictor, section: EvaluateSection, split: SplitChoice, batch: list[RegionSample], kind: str
 ) -> list[list[RegionPrediction]]:
-    prompts = [_prompts(sample, kind) for sample in batch]
+    prompts = [exact_prompts(sample, kind) for sample in batch]
     return predictor.predict_batch(
         [sample.image for sample in batch], prompts, split.tasks, split.languages, section.max_new_tokens
     )
-
-
-def _prompts(sample: RegionSample, kind: str) -> list[RegionPrompt]:
-    height, width = sample.image.shape[:2]
-    try:
-        return [exact_prompt(region, kind, width, height) for region in sample.regions]
-    except PromptError as error:
-        raise PromptError(f"{sample.source}: {error}") from error
-
-
-def _readable(dataset, split: SplitChoice, ledger: BrokenLedger) -> Iterator:
-    for index in range(min(len(dataset), split.limit or len(dataset))):
-        try:
-            sample = dataset[index]
-        except BrokenSample as broken:
-            ledger.record(1, [broken])
-            continue
-        ledger.record(1, [])
-        yield sample
-
-
-def _batches(samples: Iterable[RegionSample], size: int) -> Iterator[list[RegionSample]]:
-    batch: list[RegionSample] = []
-    for sample in samples:
-        batch.append(sample)
-        if len(batch) == size:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
 
 
 def _line(sample: RegionSample, region, predicted: RegionPrediction) -> dict:
