@@ -1,12 +1,12 @@
 """The verb that scores: on held-out sets of a recipe, on published benchmarks, or predictions of others. Torch-free."""
 
 import argparse
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pam_kit.cli.arguments import OVERRIDES, add_verb, choices, chosen_schedule, positive
+from pam_kit.cli.parts import add_parts, own_device, own_part, run_parts
 from pam_kit.cli.runs import RUN, evaluate_recipe
 from pam_kit.errors import PamKitError
 from pam_kit.tasks import LANGUAGES
@@ -70,8 +70,7 @@ def _add_benchmark_options(group) -> None:
     )
     group.add_argument("--pictures", type=positive, metavar="N", help="pictures at once (default 8)")
     group.add_argument("--device", help="torch device; the first GPU by default, else the CPU")
-    group.add_argument("--processes", type=positive, metavar="N", help="so many processes, each on a GPU of its own")
-    group.add_argument("--shard", type=_shard, metavar="I/N", help="only part I of N; the part that ends last scores")
+    add_parts(group)
     group.add_argument("--no-score", action="store_true", help="make predictions only; the same call without it scores")
 
 
@@ -109,7 +108,6 @@ def _benchmarks(options: argparse.Namespace) -> None:
     from tqdm import tqdm
 
     from pam_kit.evaluation.campaign import Campaign
-    from pam_kit.evaluation.predictions.units import Shard
 
     if options.shard and options.processes:
         raise PamKitError(
@@ -117,18 +115,26 @@ def _benchmarks(options: argparse.Namespace) -> None:
         )
     out = Path(options.out) if options.out else Path(checkpoint) / "evaluation" / "benchmarks"
     judge = _judge(options, out)
-    shard = Shard(*options.shard) if options.shard else Shard.from_environment()
+    shard = own_part(options)
     campaign = Campaign(
-        checkpoint, _names(options.benchmark), _choices(options, out), options.overrides, _device(options, shard)
+        checkpoint, _names(options.benchmark), _choices(options, out), options.overrides, own_device(options, shard)
     )
     if options.processes and options.processes > 1:
-        from pam_kit.cli.evaluation_processes import predict_in_processes
-
-        predict_in_processes(options, checkpoint, out)
+        run_parts(_call(options, checkpoint, out), options.processes)
     else:
         campaign.predict(shard, tqdm, _say)
     if not options.no_score:
         _print(campaign.score(judge, shard.count, tqdm, _say), out)
+
+
+def _call(options: argparse.Namespace, checkpoint: str, out: Path) -> list[str]:
+    """The same call, to predict only."""
+    call = ["evaluate", checkpoint, *options.overrides, "--benchmark", options.benchmark, "--data", options.data]
+    call += ["--out", str(out), "--no-score", "--prompt-type", options.prompt_type]
+    for name in ("variant", "limit", "max_new_tokens", "frames", "stream_boxes", "pictures", "device"):
+        if value := getattr(options, name):
+            call += [f"--{name.replace('_', '-')}", str(value)]
+    return call + (["--languages", ",".join(options.languages)] if options.languages else [])
 
 
 def _foreign(options: argparse.Namespace) -> None:
@@ -181,16 +187,6 @@ def _judge(options: argparse.Namespace, out: Path) -> Any:
     return Judge(JudgeSettings(options.judge_url, options.judge_model), out / "judge.jsonl")
 
 
-def _device(options: argparse.Namespace, shard) -> str | None:
-    """Of several processes of a machine each takes the accelerator of its own number."""
-    local = os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID"))
-    if options.device or local is None or shard.count == 1:
-        return options.device
-    import torch
-
-    return f"cuda:{int(local) % torch.cuda.device_count()}" if torch.cuda.is_available() else None
-
-
 def _print(tables: "list[Table]", out: Path) -> None:
     if not tables:
         return
@@ -202,13 +198,6 @@ def _print(tables: "list[Table]", out: Path) -> None:
 
 def _names(text: str) -> list[str]:
     return [name.strip() for name in text.split(",") if name.strip()]
-
-
-def _shard(text: str) -> tuple[int, int]:
-    number, _, count = text.partition("/")
-    if not (number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
-        raise argparse.ArgumentTypeError(f"{text!r} is no part; expected I/N with I from 1 to N, as in 2/8")
-    return int(number), int(count)
 
 
 def _say(text: str) -> None:

@@ -5,7 +5,6 @@ A run has a folder of its own: ``part_*.jsonl`` while predictions are made; ``pr
 """
 
 import fcntl
-import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -21,10 +20,12 @@ from pam_kit.evaluation.predictions.ledger import why_broken
 from pam_kit.evaluation.predictions.merging import check_complete, merged, predicted
 from pam_kit.evaluation.predictions.run import Progress, predict_missing
 from pam_kit.evaluation.predictions.settings import PredictionSettings
-from pam_kit.evaluation.predictions.units import Shard, Unit, cut_units
+from pam_kit.evaluation.predictions.units import Unit, cut_units
 from pam_kit.evaluation.records import RegionRecord
 from pam_kit.evaluation.reports.results import BenchmarkResult
 from pam_kit.evaluation.scoring import Scored
+from pam_kit.inference.resuming import check_same_run
+from pam_kit.inference.shard import Shard
 
 SETTINGS, PREDICTIONS, LOCK = "settings.json", "predictions.jsonl", "scores.lock"
 
@@ -162,18 +163,7 @@ class BenchmarkRun:
 
     def _check_folder(self) -> None:
         """Predictions of another model, or asked for in another way, are never gone on with."""
-        path, now = self.folder / SETTINGS, {"model": dict(self.model), **self._asked()}
-        if path.exists():
-            before = json.loads(path.read_text(encoding="utf-8"))
-            if differing := [key for key in sorted({*before, *now}) if before.get(key) != now.get(key)]:
-                key = differing[0]
-                raise PamKitError(
-                    f"{self.folder} holds predictions of another run: its {key} is {before.get(key)}, now it would be "
-                    f"{now.get(key)}; give another --out, or remove that folder"
-                )
-            return
-        with whole_file(path, unique=True) as file:
-            file.write((json.dumps(now, indent=2, ensure_ascii=False) + "\n").encode())
+        check_same_run(self.folder / SETTINGS, {"model": dict(self.model), **self._asked()})
 
 
 def benchmark_root(benchmark: Benchmark, choices: RunChoices) -> Path:

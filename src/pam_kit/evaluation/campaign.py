@@ -15,13 +15,13 @@ from pam_kit.evaluation.benchmarks.registry import BENCHMARKS, find_benchmark
 from pam_kit.evaluation.judging.asking import Judge
 from pam_kit.evaluation.predictions.foreign import read_foreign
 from pam_kit.evaluation.predictions.run import Progress
-from pam_kit.evaluation.predictions.units import Shard
 from pam_kit.evaluation.provenance import describe_model
 from pam_kit.evaluation.records import RegionRecord
 from pam_kit.evaluation.reports.report import write_reports
 from pam_kit.evaluation.reports.results import BenchmarkResult
 from pam_kit.evaluation.reports.table import Table
 from pam_kit.evaluation.scoring import score_protocols
+from pam_kit.inference.shard import Shard
 
 Say = Callable[[str], None]
 

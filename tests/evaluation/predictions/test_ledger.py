@@ -5,8 +5,9 @@ import pytest
 from pam_kit.errors import PamKitError
 from pam_kit.evaluation.predictions.ledger import BROKEN, SEEN, PredictionFile, broken
 from pam_kit.evaluation.predictions.merging import check_complete, merged, predicted
-from pam_kit.evaluation.predictions.units import Shard, cut_units
+from pam_kit.evaluation.predictions.units import cut_units
 from pam_kit.evaluation.records import RegionRecord, read_records
+from pam_kit.inference.shard import Shard
 
 REGIONS = {str(n): RegionRecord(str(n), "any", "What?", ("a",), image=f"{n}.png", meta={"n": n}) for n in range(6)}
 WHOLE = Shard()

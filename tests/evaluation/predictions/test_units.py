@@ -3,8 +3,9 @@
 import pytest
 
 from pam_kit.errors import PamKitError
-from pam_kit.evaluation.predictions.units import Shard, cut_units
+from pam_kit.evaluation.predictions.units import cut_units
 from pam_kit.evaluation.records import RegionRecord
+from pam_kit.inference.shard import Shard
 
 
 def record(number: int, **facts) -> RegionRecord:

@@ -3,17 +3,16 @@
 Torch-free.
 """
 
-import fcntl
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from pam_kit.atomic_files import whole_file
-from pam_kit.errors import PamKitError
-from pam_kit.evaluation.predictions.units import Shard
 from pam_kit.evaluation.records import RegionRecord
+from pam_kit.inference.resuming import GrowingLines, whole_lines
+from pam_kit.inference.shard import Shard
 
 # Facts that a prediction leaves in its record: what was seen, and why there is none.
 SEEN, BROKEN = "predicted", "broken"
@@ -46,40 +45,26 @@ class PredictionFile:
     """
 
     def __init__(self, folder: Path, shard: Shard, regions: Mapping[str, RegionRecord]):
-        self.path = folder / f"part_{shard.number}_of_{shard.count}.jsonl"
+        self.path = folder / shard.file_name
         self.regions, self.notes = regions, []
         self.done: dict[str, RegionRecord] = {}
+        self._lines = GrowingLines(self.path)
 
     def __enter__(self) -> Self:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._lock = open(self.path.with_suffix(".lock"), "w")
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            self._lock.close()
-            raise PamKitError(
-                f"another process is writing {self.path}; give each process a part of its own (--shard 1/2 and 2/2), "
-                "or wait for it"
-            ) from None
-        try:
+        with ExitStack() as opened:
+            opened.enter_context(self._lines)
             self._take_up()
-            self._file = open(self.path, "a", encoding="utf-8")
-        except BaseException:
-            self._lock.close()
-            raise
+            opened.pop_all()
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._file.close()
-        self._lock.close()
+        self._lines.__exit__(kind, error, trace)
 
     def add(self, records: Iterable[RegionRecord]) -> None:
         """Write predictions behind the others; those that are there already are left out."""
-        for record in records:
-            if record.id not in self.done:
-                print(record.to_json(), file=self._file)
-                self.done[record.id] = record
-        self._file.flush()
+        new = {record.id: record for record in records if record.id not in self.done}
+        self._lines.append(record.to_json() for record in new.values())
+        self.done |= new
 
     def _take_up(self) -> None:
         if not self.path.exists():
@@ -88,8 +73,7 @@ class PredictionFile:
         self.done, self.notes = usable(found, self.regions)
         self.notes += [f"{self.path.name}: {cut}"] if cut else []
         if cut or len(self.done) < len(found):
-            with whole_file(self.path) as file:
-                file.writelines(f"{record.to_json()}\n".encode() for record in self.done.values())
+            self._lines.rewrite(record.to_json() for record in self.done.values())
 
 
 def read_lines(path: Path) -> tuple[list[RegionRecord], str]:
@@ -97,10 +81,8 @@ def read_lines(path: Path) -> tuple[list[RegionRecord], str]:
 
     Raises PamKitError for any other line that is none.
     """
-    *lines, end = path.read_bytes().split(b"\n")
-    whole = [(number, line) for number, line in enumerate(lines, 1) if line.strip()]
-    records = [RegionRecord.from_json(_text(line, f"{path}:{number}"), f"{path}:{number}") for number, line in whole]
-    return records, f"its last line was cut off after {len(end)} bytes and is made anew" if end else ""
+    lines, cut = whole_lines(path)
+    return [RegionRecord.from_json(line, place) for place, line in lines], cut
 
 
 def usable(
@@ -125,10 +107,3 @@ def _asked(record: RegionRecord) -> tuple:
     """All that a prediction depends on."""
     pointed = (record.prompt, record.meta.get(PROMPTS), record.frame_index, record.frames)
     return record.image, record.video, pointed, record.question, record.task, record.language
-
-
-def _text(line: bytes, source: str) -> str:
-    try:
-        return line.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise PamKitError(f"{source}: not UTF-8: {error}") from None

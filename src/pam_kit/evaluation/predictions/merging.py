@@ -6,8 +6,9 @@ from pathlib import Path
 
 from pam_kit.errors import PamKitError
 from pam_kit.evaluation.predictions.ledger import BROKEN, SEEN, read_lines, usable
-from pam_kit.evaluation.predictions.units import Shard, Unit
+from pam_kit.evaluation.predictions.units import Unit
 from pam_kit.evaluation.records import RegionRecord
+from pam_kit.inference.shard import PART_FILES, Shard
 
 
 def predicted(folder: Path, records: Sequence[RegionRecord]) -> dict[str, RegionRecord]:
@@ -17,7 +18,7 @@ def predicted(folder: Path, records: Sequence[RegionRecord]) -> dict[str, Region
     """
     regions = {record.id: record for record in records}
     found: dict[str, RegionRecord] = {}
-    for path in sorted(folder.glob("part_*_of_*.jsonl")):
+    for path in sorted(folder.glob(PART_FILES)):
         lines, _ = read_lines(path)
         kept, _ = usable(lines, regions)
         broken = {one.id: one for one in lines if one.prediction is None and BROKEN in one.meta and one.id in regions}

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 from pam_kit.evaluation.predictions.ledger import PredictionFile
 from pam_kit.evaluation.predictions.merging import predicted
 from pam_kit.evaluation.predictions.settings import PredictionSettings
-from pam_kit.evaluation.predictions.units import Shard, Unit
+from pam_kit.evaluation.predictions.units import Unit
 from pam_kit.evaluation.records import RegionRecord
+from pam_kit.inference.shard import Shard
 
 if TYPE_CHECKING:
     from pam_kit.inference.predictor import RegionPredictor

@@ -1,23 +1,14 @@
-"""Which regions of a benchmark are predicted together, and which process predicts them. Torch-free.
+"""Which regions of a benchmark are predicted together. Torch-free.
 
 Units are cut from the whole benchmark before it is divided among processes: a region is always computed beside the same
 others, so that its text does not depend on the number of processes, nor on where a run was stopped.
 """
 
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from pam_kit.errors import PamKitError
 from pam_kit.evaluation.records import RegionRecord
-
-# What launchers call the number of a process and of all: torchrun and Lightning, SLURM, Open MPI.
-_LAUNCHERS = (
-    ("RANK", "WORLD_SIZE"),
-    ("SLURM_PROCID", "SLURM_NTASKS"),
-    ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),
-)
 
 
 @dataclass(frozen=True)
@@ -35,40 +26,6 @@ class Unit:
     @property
     def records(self) -> list[RegionRecord]:
         return [record for part in self.parts for record in part]
-
-
-@dataclass(frozen=True)
-class Shard:
-    """Part ``number`` of ``count``, counted from 1.
-
-    Raises PamKitError for a part that is not there.
-    """
-
-    number: int = 1
-    count: int = 1
-
-    def __post_init__(self):
-        if not 1 <= self.number <= self.count:
-            raise PamKitError(f"there is no part {self.number} of {self.count}; parts are 1/{self.count} and on")
-
-    def __str__(self) -> str:
-        return f"{self.number}/{self.count}"
-
-    @classmethod
-    def from_environment(cls, environment: Mapping[str, str] = os.environ) -> "Shard":
-        """That of this process where torchrun, SLURM or MPI started several; else the whole."""
-        for rank, world in _LAUNCHERS:
-            if rank in environment and world in environment:
-                return cls(int(environment[rank]) + 1, int(environment[world]))
-        return cls()
-
-    def of(self, units: Sequence[Unit]) -> list[Unit]:
-        """Every ``count``-th unit."""
-        return list(units[self.number - 1 :: self.count])
-
-    def owner(self, index: int) -> "Shard":
-        """The part that unit number ``index`` belongs to."""
-        return Shard(index % self.count + 1, self.count)
 
 
 def cut_units(records: Sequence[RegionRecord], pictures: int, regions: int = 32, streamed: bool = False) -> list[Unit]:
