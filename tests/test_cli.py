@@ -16,6 +16,7 @@ from pam_kit.data.samples import write_jsonl
 VERBS = (
     "fit",
     "evaluate",
+    "ablate",
     "predict",
     "recognize",
     "evaluate-labels",

@@ -33,6 +33,8 @@ MAY_IMPORT = {
     # A run shows what its model says; the parity check knows the released names.
     "training": BOTTOM | REGISTRY | MODEL | {"data", "inference", "released"},
     "evaluation": BOTTOM | REGISTRY | MODEL | {"data", "inference"},
+    # A study trains and scores.
+    "ablation": BOTTOM | REGISTRY | MODEL | {"data", "inference", "training", "evaluation"},
 }
 MAY_IMPORT["cli"] = set(MAY_IMPORT)
 # A package that may import more than its room: the check of the parts called `pam` has to name them.

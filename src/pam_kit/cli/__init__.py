@@ -5,7 +5,18 @@ import sys
 from collections.abc import Sequence
 
 from pam_kit import __version__
-from pam_kit.cli import datasets, evaluation, exchange, listings, prediction, probing, recognition, runs, streaming
+from pam_kit.cli import (
+    ablations,
+    datasets,
+    evaluation,
+    exchange,
+    listings,
+    prediction,
+    probing,
+    recognition,
+    runs,
+    streaming,
+)
 from pam_kit.errors import PamKitError
 
 
@@ -43,6 +54,17 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"pam-kit {__version__}")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
-    for group in (runs, evaluation, prediction, recognition, probing, streaming, listings, datasets, exchange):
+    for group in (
+        runs,
+        evaluation,
+        ablations,
+        prediction,
+        recognition,
+        probing,
+        streaming,
+        listings,
+        datasets,
+        exchange,
+    ):
         group.add_verbs(verbs)
     return parser

@@ -13,9 +13,9 @@ from pam_kit.inference.panel import BACKGROUND, LABEL_COLOUR, TEXT_COLOUR
 # Drawn so many times larger, then averaged.
 _FINE = 3
 _SIZE, _MARGINS = (880, 480), (86, 74, 24, 62)  # left, top, right, bottom
-_GRID = (228, 229, 232)
+GRID = (228, 229, 232)
 # Blue, orange, green ...: strong on white.
-_COLOURS = (PALETTE[5], PALETTE[4], PALETTE[2], PALETTE[6])
+LINE_COLOURS = (PALETTE[5], PALETTE[4], PALETTE[2], PALETTE[6])
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ def draw_chart(
     chart = _Chart(x, max(value for line in lines for value in line.values))
     chart.frame(title, x_label, y_label)
     for number, line in enumerate(lines):
-        chart.line(line, _COLOURS[number % len(_COLOURS)], number)
+        chart.line(line, LINE_COLOURS[number % len(LINE_COLOURS)], number)
     chart.picture.resize(_SIZE, Image.Resampling.BOX).save(path)
 
 
@@ -41,7 +41,7 @@ class _Chart:
     def __init__(self, x: Sequence[float], top: float):
         self.picture = Image.new("RGB", (_SIZE[0] * _FINE, _SIZE[1] * _FINE), BACKGROUND)
         self._draw = ImageDraw.Draw(self.picture)
-        self._x, self._step = x, _round_step(top)
+        self._x, self._step = x, round_step(top)
         self._top = self._step * max(1, math.ceil(top / self._step))
 
     def frame(self, title: str, x_label: str, y_label: str) -> None:
@@ -51,7 +51,7 @@ class _Chart:
         for number in range(round(self._top / self._step) + 1):
             value = number * self._step
             y = self._place(self._x[0], value)[1]
-            self._draw.line((left * _FINE, y, (_SIZE[0] - right) * _FINE, y), fill=_GRID, width=_FINE)
+            self._draw.line((left * _FINE, y, (_SIZE[0] - right) * _FINE, y), fill=GRID, width=_FINE)
             self._text((left - 10, y / _FINE), f"{value:g}", 13, LABEL_COLOUR, "rm")
         for value in self._x:
             self._text((self._place(value, 0)[0] / _FINE, _SIZE[1] - bottom + 16), f"{value:g}", 13, LABEL_COLOUR, "mm")
@@ -82,7 +82,7 @@ class _Chart:
         self._draw.text((place[0] * _FINE, place[1] * _FINE), text, font=font, fill=colour, anchor=anchor)
 
 
-def _round_step(top: float) -> float:
+def round_step(top: float) -> float:
     """1, 2 or 5 times a power of ten, so that about five steps reach ``top``."""
     rough = max(top, 1e-9) / 5
     power = 10 ** math.floor(math.log10(rough))

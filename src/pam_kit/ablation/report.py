@@ -1,0 +1,75 @@
+"""The page on ablations, written anew from what studies have left: ``docs/ablations.md`` and its pictures.
+
+``python -m pam_kit.ablation.report RUNS`` does what ``pam-kit ablate --docs`` does.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from pam_kit.ablation.chains import make_chains, study_folder
+from pam_kit.ablation.results import Results, collect
+from pam_kit.ablation.study_file import find_study, read_study, shipped_studies
+from pam_kit.ablation.tables import draw, markdown
+from pam_kit.atomic_files import whole_file
+from pam_kit.errors import PamKitError
+
+PAGE, START = "ablations.md", "<!-- written by pam-kit ablate --docs; what stands above this line is kept -->"
+_OPENING = "# Ablations\n"
+
+
+def write_page(out: Path, docs: Path, own: Sequence[str] = ()) -> list[str]:
+    """Write the page of all studies that have results in ``out``; returns their names.
+
+    What stands in the page above the marked line is kept: it is written by hand.
+
+    Args:
+        out: the folder of studies and runs.
+        docs: the page's folder; pictures go into ``images`` below it.
+        own: files of studies beside the shipped ones.
+
+    Raises:
+        PamKitError: no study has been tabled there, or none of its runs is finished.
+    """
+    files = dict.fromkeys([*shipped_studies().values(), *(find_study(name) for name in own)])
+    read = [study for file in files if study_folder(out, study := read_study(file)).is_dir()]
+    found = [collect(make_chains(study), out) for study in read]
+    found = [results for results in found if any(row.cells for row in results.rows)]
+    if not found:
+        raise PamKitError(f"no study has a finished run in {out}; run one first: pam-kit ablate STUDY --out {out}")
+    page = docs / PAGE
+    former = page.read_text(encoding="utf-8") if page.is_file() else _OPENING
+    lines = [former.partition(START)[0].rstrip(), "", START]
+    for results in found:
+        lines += ["", *_section(results, docs)]
+    with whole_file(page) as file:
+        file.write(("\n".join(lines) + "\n").encode())
+    return [results.study.name for results in found]
+
+
+def _section(results: Results, docs: Path) -> list[str]:
+    study = results.study
+    lines = [f"## {study.title}", "", study.question, "", f"    pam-kit ablate {study.name}", "", *markdown(results)]
+    picture = f"ablation_{study.name}.png"
+    if draw(results, docs / "images" / picture):
+        lines += ["", f"![{study.title}: {', '.join(study.plot)}](images/{picture})"]
+    return [*lines, *(["", study.remarks] if study.remarks else [])]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """0: written; 2: there is nothing to write."""
+    parser = argparse.ArgumentParser(prog="python -m pam_kit.ablation.report", description="Write docs/ablations.md.")
+    parser.add_argument("out", nargs="?", default="runs/ablations", help="the folder of studies and runs")
+    parser.add_argument("--docs", default="docs", help="the folder of the page")
+    options = parser.parse_args(arguments)
+    try:
+        print(f"{options.docs}/{PAGE}: {', '.join(write_page(Path(options.out), Path(options.docs)))}")
+    except PamKitError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,154 @@
+"""What a study has found so far: means over seeds, differences to the reference, sizes and times."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pam_kit.ablation.chains import Chain, Chains, run_folder, study_folder
+from pam_kit.ablation.execution import failure_of, is_finished, scores_file
+from pam_kit.ablation.statistics import Comparison, deviation, mean, paired, welch
+from pam_kit.ablation.study import Score, Study
+from pam_kit.errors import PamKitError
+
+TIMES = "step_times.json"
+BySeed = dict[str, dict[int, float]]  # score -> seed -> percent
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A score of one variant, in percent: by seed, and compared with the reference (None for the reference itself)."""
+
+    by_seed: dict[int, float]
+    comparison: Comparison | None
+
+    @property
+    def mean(self) -> float:
+        return mean(list(self.by_seed.values()))
+
+    @property
+    def deviation(self) -> float:
+        """Over seeds; NaN of one."""
+        return deviation(list(self.by_seed.values()))
+
+
+@dataclass(frozen=True)
+class Row:
+    """One variant.
+
+    Args:
+        cells: by the name of the score; a score that no finished run has is left out.
+        errors: of the seeds that failed.
+        missing: seeds that are not yet run.
+        trained_parameters, tokens: of the last stage, None where all runs failed; tokens of a region, visual and
+            semantic ones.
+        milliseconds: of a training step; None where it is not measured.
+    """
+
+    variant: str
+    cells: dict[str, Cell]
+    errors: dict[int, str]
+    missing: tuple[int, ...]
+    trained_parameters: int | None
+    tokens: int | None
+    milliseconds: float | None
+    published: tuple[float | None, ...]
+
+
+@dataclass(frozen=True)
+class Results:
+    """A row a variant, in the study's order; ``how_timed`` says how the steps' times were taken."""
+
+    study: Study
+    rows: tuple[Row, ...]
+    how_timed: str
+
+
+def collect(chains: Chains, out: Path) -> Results:
+    """What is there of a study's runs. Raises PamKitError for a score that the evaluation does not know."""
+    study = chains.study
+    found = {
+        variant.name: _scores(study, chains.of(variant.name), out)
+        for variant in study.variants
+        if chains.of(variant.name)
+    }
+    times = read_times(chains, out)
+    rows = tuple(_row(chains, name, found, times, out) for name in found)
+    how = f"median of {times['steps']} steps, all variants in turn, {times['device']}" if times else ""
+    return Results(study, rows, how)
+
+
+def read_times(chains: Chains, out: Path) -> dict | None:
+    """What ``step_times.measure`` has left for just these runs, or None."""
+    file = study_folder(out, chains.study) / TIMES
+    found = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+    return found if found and found["runs"] == timed_runs(chains, out) else None
+
+
+def timed_chains(chains: Chains, out: Path) -> dict[str, Chain]:
+    """Variant -> its first finished chain."""
+    found: dict[str, Chain] = {}
+    for chain in chains.chains:
+        if is_finished(chain.last, out):
+            found.setdefault(chain.variant, chain)
+    return found
+
+
+def timed_runs(chains: Chains, out: Path) -> dict[str, str]:
+    return {variant: chain.last.name for variant, chain in timed_chains(chains, out).items()}
+
+
+def _scores(study: Study, chains: Sequence[Chain], out: Path) -> BySeed:
+    """Of the finished chains."""
+    found: BySeed = {score.name: {} for score in study.scores}
+    for chain in chains:
+        if is_finished(chain.last, out):
+            file = scores_file(run_folder(out, chain.last), chain.evaluate)
+            table = json.loads(file.read_text(encoding="utf-8"))["table"]
+            for score in study.scores:
+                found[score.name][chain.seed] = 100 * _looked_up(score, table)
+    return found
+
+
+def _looked_up(score: Score, table: dict) -> float:
+    if score.row not in table or score.score not in table[score.row]:
+        has = ", ".join(table.get(score.row, ())) or "no such row; it has " + ", ".join(table)
+        raise PamKitError(f"{score.place}: scores.{score.name}: {score.row} has no score {score.score!r}: {has}")
+    return float(table[score.row][score.score]["mean"])
+
+
+def _row(chains: Chains, name: str, found: dict[str, BySeed], times: dict | None, out: Path) -> Row:
+    study, own = chains.study, chains.of(name)
+    errors = {chain.seed: error for chain in own if (error := failure_of(chain.last, out)) is not None}
+    seeds = [chain.seed for chain in own if is_finished(chain.last, out)]
+    reference = found.get(study.reference, {})
+    cells = {
+        score: Cell(by_seed, None if name == study.reference else _compared(study, by_seed, reference.get(score, {})))
+        for score, by_seed in found[name].items()
+        if by_seed
+    }
+    parameters, tokens = (None, None) if len(errors) == len(own) else _sizes(own[0])
+    return Row(
+        name,
+        cells,
+        errors,
+        tuple(chain.seed for chain in own if chain.seed not in (*seeds, *errors)),
+        parameters,
+        tokens,
+        times["milliseconds"].get(name) if times else None,
+        study.published.rows.get(name, ()),
+    )
+
+
+def _sizes(chain: Chain) -> tuple[int, int]:
+    from pam_kit.training.plan import plan
+
+    facts = plan(chain.last.recipe)
+    return facts.trained_parameters, facts.visual_tokens + facts.semantic_tokens
+
+
+def _compared(study: Study, values: dict[int, float], reference: dict[int, float]) -> Comparison | None:
+    if study.test == "welch":
+        return welch(list(values.values()), list(reference.values())) if reference else None
+    both = [seed for seed in values if seed in reference]
+    return paired([values[seed] for seed in both], [reference[seed] for seed in both]) if both else None
