@@ -9,6 +9,8 @@ from pam_kit.evaluation.predictions.ledger import BROKEN, SEEN
 from pam_kit.evaluation.predictions.pictures import answer_pictures
 from pam_kit.evaluation.predictions.settings import PredictionSettings
 from pam_kit.evaluation.records import RegionRecord
+from pam_kit.inference.session import Session
+from pam_kit.tasks import question
 
 SHORT = PredictionSettings(max_new_tokens=6)
 BOXES = {"a.png": [(4.0, 4.0, 40.0, 30.0), (0.0, 0.0, 80.0, 48.0)], "c.png": [(10.0, 20.0, 50.0, 90.0)]}
@@ -38,25 +40,21 @@ def test_the_same_is_said_and_seen_as_one_by_one(predictor, pictures, parts):
 def test_each_picture_is_encoded_once_and_equal_questions_are_asked_once(
     predictor, pictures, parts, region, monkeypatch
 ):
-    encode, generate = predictor.model.backbone.encode, predictor.model.decoder.generate
-    encoded, asked = [], []
+    encode, ask, encoded, asked = predictor.model.backbone.encode, Session.ask, [], []
+
+    def counted(self, regions, *rest, questions, **options):
+        asked.append((len(regions), *questions.values()))
+        return ask(self, regions, *rest, questions=questions, **options)
+
+    monkeypatch.setattr(Session, "ask", counted)
     monkeypatch.setattr(
         predictor.model.backbone, "encode", lambda images: encoded.append(len(images)) or encode(images)
     )
-
-    def counted(prefix, questions, max_new_tokens):
-        asked.append(list(questions.questions))
-        return generate(prefix, questions, max_new_tokens)
-
-    monkeypatch.setattr(predictor.model.decoder, "generate", counted)
-    again = [
-        region("again", "a.png", list(BOXES["a.png"][0])),
-        region("long", "a.png", list(BOXES["a.png"][0]), "describe"),
-    ]
-    found = answered(predictor, pictures, [[*parts[0], *again], parts[1]], PredictionSettings(6, regions=2))
-    assert encoded == [2] and list(map(len, asked)) == [2, 2] and len(found) == 5
-    assert found["again"].prediction == found["a.png0"].prediction
-    assert sum("comprehensive" in words for words in asked[0] + asked[1]) == 1
+    again = [region(f"{task} again", "a.png", list(BOXES["a.png"][0]), task) for task in ("recognize", "describe")]
+    found = answered(predictor, pictures, [[*parts[0], *again], parts[1]])
+    assert encoded == [2] and len(found) == 5
+    assert asked == [(3, {"en": question("recognize", "en")}), (1, {"en": question("describe", "en")})]
+    assert found["recognize again"].prediction == found["a.png0"].prediction
 
 
 def test_masks_and_points_are_prompts_too(predictor, pictures):
