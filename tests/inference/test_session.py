@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from pam_kit.contracts import RegionPrompt
+from pam_kit.contracts import Questions, RegionPrompt
 from pam_kit.data.prepare import Asked, Geometry, collate, prepare
 from pam_kit.errors import PamKitError, PromptError
 from pam_kit.inference.predictor import RegionPredictor
@@ -415,3 +415,41 @@ def test_wrong_questions_and_settings_name_what_is_wrong(talking_model):
     with pytest.raises(PamKitError, match="region_batch is 0; it is at least 1"):
         SessionSettings(region_batch=0)
     assert session.ask([]) == []
+
+
+@torch.inference_mode()
+def test_a_region_is_told_of_by_the_mask_that_is_chosen(model):
+    """Each of the decoder's masks by itself; beside them the one that the model would show."""
+    session = RegionPredictor(model, "cpu").open(picture())
+    point = RegionPrompt(points=((20.0, 12.0),), labels=(1,))
+    ((numbers, features),) = session.segment([point])
+    assert numbers == [0] and features.candidate_logits.shape[1] == 4
+    asked = session.ask([point] * 5, ("caption",), ("en",), STEPS, candidates=[0, 1, 2, 3, None])
+    expected = [features.hypothesis(candidate) for candidate in range(4)] + [features]
+    prefix = session.prefixes([point] * 5, candidates=[0, 1, 2, 3, None])
+    for one, own, read in zip(asked, expected, prefix, strict=True):
+        full = torch.nn.functional.interpolate(own.mask_logits, size=(48, 80), mode="bilinear")[0, 0]
+        assert torch.equal(torch.from_numpy(one.mask), full > 0) and one.iou == pytest.approx(float(own.iou))
+        by_hand = model.prefix(model.perceive(own))
+        assert torch.allclose(read, by_hand[0], rtol=1e-3, atol=1e-3)
+        reading = model.decoder.start_reading(1)
+        reading.read(by_hand)
+        question = Questions(torch.zeros(1).long(), [QUESTIONS["caption"]["en"]], [""], ["caption"], ["en"])
+        assert one.texts["caption"]["en"].text == reading.answer(question, STEPS)[0].text
+    masks = {one.mask.tobytes() for one in asked[:4]}
+    # Asked once more, the mask of a region and its text are those of the same candidate.
+    again = session.ask([point] * 2, ("caption",), ("en",), STEPS, candidates=[3, 1])
+    said = [one.texts["caption"]["en"].text for one in (*again, asked[3], asked[1])]
+    assert len(masks) > 1 and said[:2] == said[2:]
+    assert np.array_equal(again[0].mask, asked[3].mask)
+
+
+def test_masks_that_cannot_be_chosen(tiny_model):
+    session = RegionPredictor(tiny_model(), "cpu").open(picture())
+    point = [RegionPrompt(points=((20.0, 12.0),), labels=(1,))]
+    with pytest.raises(PamKitError, match="makes 4 masks to choose from at a prompt; there is no number 4"):
+        session.ask(point, candidates=[4])
+    with pytest.raises(PamKitError, match="ask for one or the other"):
+        session.ask(point, hypotheses=True, candidates=[1])
+    with pytest.raises(PromptError, match="region 2 of 2: point"):
+        list(session.segment([*point, RegionPrompt(points=((99.0, 12.0),), labels=(1,))]))

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from pam_kit.contracts import GeneratedText, Questions, RegionPrompt
-from pam_kit.errors import PamKitError
+from pam_kit.errors import PamKitError, PromptError
 from pam_kit.inference.region_masks import RegionMasks
 from pam_kit.inference.result import Hypothesis, RegionPrediction
 from pam_kit.tasks import question
@@ -56,12 +56,16 @@ class View:
 
 @dataclass(eq=False)
 class AskedRegion:
-    """One region while it is asked about; ``size`` (H, W) is that of its picture."""
+    """One region while it is asked about; ``size`` (H, W) is that of its picture.
+
+    ``candidate``: which of the decoder's masks it shows; None: the one that the model itself shows.
+    """
 
     number: int
     prompt: RegionPrompt
     picture: int
     size: tuple[int, int]
+    candidate: int | None = None
     masks: RegionMasks | None = None
     views: list[View] = field(default_factory=list)
     missing: int = 0  # answers that are not there yet
@@ -87,7 +91,7 @@ class AskedRegion:
                 for place, one in enumerate(candidates)
             ]
         else:
-            self.views = [View(self, wordings=list(wordings))]
+            self.views = [View(self, self.candidate, wordings=list(wordings))]
         self.missing = sum(len(view.wordings) for view in self.views)
 
     def prediction(self) -> RegionPrediction:
@@ -108,6 +112,31 @@ class AskedRegion:
             notes=tuple(dict.fromkeys(self.notes)),
             error=self.error,
         )
+
+
+def looked_at(
+    regions: Sequence[RegionPrompt],
+    sizes: Sequence[tuple[int, int]],
+    pictures: Sequence[int] | None = None,
+    candidates: Sequence[int | None] | None = None,
+) -> list[AskedRegion]:
+    """The regions of a session about pictures of these sizes (H, W); one that does not fit its picture has an error.
+
+    ``pictures`` and ``candidates`` as of ``Session.stream``. Raises PamKitError for a picture that is not there.
+    """
+    pictures = [0] * len(regions) if pictures is None else pictures
+    candidates = [None] * len(regions) if candidates is None else candidates
+    if wrong := [number for number in pictures if not 0 <= number < len(sizes)]:
+        raise PamKitError(f"this session is of {len(sizes)} pictures, counted from 0; there is no {wrong[0]}")
+    found = []
+    for number, (prompt, picture, candidate) in enumerate(zip(regions, pictures, candidates, strict=True)):
+        region = AskedRegion(number, prompt, picture, sizes[picture], candidate)
+        try:
+            prompt.check(region.size[1], region.size[0])
+        except PromptError as error:
+            region.error = str(error)
+        found.append(region)
+    return found
 
 
 @dataclass(frozen=True)

@@ -75,8 +75,9 @@ class Looking:
             part = views[start : start + most]
             own = features.of_rows([chunk.index(view.region) for view in part])
             if any(view.candidate is not None for view in part):
-                rows = [(own.of_rows([row]), view.candidate or 0) for row, view in enumerate(part)]
-                own = RegionFeatures.joined([region.hypothesis(candidate) for region, candidate in rows])
+                rows = [(own.of_rows([row]), view.candidate) for row, view in enumerate(part)]
+                shown = [region if one is None else region.hypothesis(one) for region, one in rows]
+                own = RegionFeatures.joined(shown)
             about = [view.region for view in part]
             seen = self.model.with_crops(own, self._place(about[0]).images, self._rows(about))
             self._work.views += len(part)

@@ -40,34 +40,49 @@ class RegionMasks:
 
 
 def region_masks(
-    regions: RegionFeatures, sizes: Sequence[tuple[int, int]], hypotheses: bool = False
+    regions: RegionFeatures,
+    sizes: Sequence[tuple[int, int]],
+    hypotheses: bool = False,
+    candidates: Sequence[int | None] | None = None,
 ) -> list[RegionMasks]:
     """The masks of R regions in pictures of these (H, W), one for each.
 
     Args:
         hypotheses: also all three that the prompt may mean; the mask is that of the highest expected IoU.
+        candidates: which of the decoder's masks each region shows; None: the one that the model itself shows.
     """
     if hypotheses and (regions.candidate_tokens is None or regions.candidate_logits.shape[1] != 1 + len(NAMES)):
         raise PamKitError(
             "this model's masks have no hypotheses to choose from; use a backbone with SAM's mask decoder, or ask "
             "without them"
         )
-    shown, scores = regions.iou.tolist(), regions.object_score.sigmoid().tolist()
+    scores = regions.object_score.sigmoid().tolist()
     if not hypotheses:
+        shown = [_shown(regions, row, candidate) for row, candidate in enumerate(candidates or [None] * len(sizes))]
         return [
-            RegionMasks(_full_size(regions.mask_logits[row, 0], size), shown[row], scores[row])
-            for row, size in enumerate(sizes)
+            RegionMasks(full_size(logits, size), float(iou), score)
+            for (logits, iou), score, size in zip(shown, scores, sizes, strict=True)
         ]
     found = []
     for row, size in enumerate(sizes):
-        candidates = _candidates(regions.candidate_logits[row], regions.candidate_iou[row], size)
-        chosen = next(one for one in candidates if one.chosen)
-        found.append(RegionMasks(chosen.mask, chosen.iou, scores[row], candidates))
+        meant = _candidates(regions.candidate_logits[row], regions.candidate_iou[row], size)
+        chosen = next(one for one in meant if one.chosen)
+        found.append(RegionMasks(chosen.mask, chosen.iou, scores[row], meant))
     return found
 
 
+def _shown(regions: RegionFeatures, row: int, candidate: int | None) -> tuple[Tensor, Tensor]:
+    """Mask logits (4h, 4w) and expected IoU."""
+    if candidate is None:
+        return regions.mask_logits[row, 0], regions.iou[row]
+    count = 0 if regions.candidate_tokens is None else regions.candidate_logits.shape[1]
+    if not 0 <= candidate < count:
+        raise PamKitError(f"this model makes {count} masks to choose from at a prompt; there is no number {candidate}")
+    return regions.candidate_logits[row, candidate], regions.candidate_iou[row, candidate]
+
+
 def _candidates(logits: Tensor, ious: Tensor, size: tuple[int, int]) -> tuple[CandidateMask, ...]:
-    masks = {candidate: _full_size(logits[candidate], size) for candidate in range(1, len(logits))}
+    masks = {candidate: full_size(logits[candidate], size) for candidate in range(1, len(logits))}
     best = int(ious[1:].argmax()) + 1
     order = sorted(masks, key=lambda candidate: int(masks[candidate].sum()))
     return tuple(
@@ -76,6 +91,7 @@ def _candidates(logits: Tensor, ious: Tensor, size: tuple[int, int]) -> tuple[Ca
     )
 
 
-def _full_size(logits: Tensor, size: tuple[int, int]) -> np.ndarray:
+def full_size(logits: Tensor, size: tuple[int, int]) -> np.ndarray:
+    """Mask logits (4h, 4w) -> the mask (H, W) in a picture of this size."""
     full = F.interpolate(logits[None, None].float(), size=size, mode="bilinear", align_corners=False)
     return (full[0, 0] > 0).cpu().numpy()

@@ -8,10 +8,18 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from pam_kit.contracts import RegionPrompt
+from pam_kit.contracts import RegionFeatures, RegionPrompt
 from pam_kit.errors import PamKitError, PromptError
 from pam_kit.inference.answering import Answering
-from pam_kit.inference.asked_regions import AskedRegion, OwnQuestions, Pair, Wording, in_groups, wordings
+from pam_kit.inference.asked_regions import (
+    AskedRegion,
+    OwnQuestions,
+    Pair,
+    Wording,
+    in_groups,
+    looked_at,
+    wordings,
+)
 from pam_kit.inference.looking import Looking
 from pam_kit.inference.out_of_memory import in_halves
 from pam_kit.inference.pictures import Picture, as_array
@@ -74,7 +82,7 @@ class Session:
         self.sizes = [(array.shape[0], array.shape[1]) for array in arrays]
         self._looking = Looking(model, arrays, self._bounds, self.work)
         self._answering = Answering(model.decoder, self.settings.kept_regions, self.work, self._bounds.note)
-        # Masks of the regions that were asked about last, by the region's name and whether with hypotheses.
+        # Masks of the regions that were asked about last, by the region's name, which mask and whether with hypotheses.
         self._seen: OrderedDict[Hashable, RegionMasks] = OrderedDict()
 
     @property
@@ -95,13 +103,16 @@ class Session:
         questions: OwnQuestions | None = None,
         hypotheses: bool = False,
         pictures: Sequence[int] | None = None,
+        candidates: Sequence[int | None] | None = None,
     ) -> list[RegionPrediction]:
         """One prediction for each region, in their order; arguments as of ``stream``.
 
         What could not be answered has an ``error``; the others are answered.
         """
         asked = (regions, tasks, languages, max_new_tokens)
-        events = self.stream(*asked, questions=questions, hypotheses=hypotheses, pictures=pictures)
+        events = self.stream(
+            *asked, questions=questions, hypotheses=hypotheses, pictures=pictures, candidates=candidates
+        )
         ready = {event.region: event.prediction for event in events if isinstance(event, RegionReady)}
         return [ready[number] for number in range(len(regions))]
 
@@ -116,6 +127,7 @@ class Session:
         questions: OwnQuestions | None = None,
         hypotheses: bool = False,
         pictures: Sequence[int] | None = None,
+        candidates: Sequence[int | None] | None = None,
     ) -> Iterator[SessionEvent]:
         """All masks as soon as they are there, then the pieces of the texts as they are made, token by token.
 
@@ -130,15 +142,20 @@ class Session:
             hypotheses: tell what else each prompt may mean: a part, the whole, a group of things, each with its mask,
                 IoU and label. The region's own mask and texts are those of the highest expected IoU.
             pictures: the picture that each region is in, where the session is of several; all in the first otherwise.
+            candidates: which of the decoder's masks each region shows and tells of, as counted in
+                ``RegionFeatures.candidate_logits``; None, for a region or for all: the one that the model itself shows.
 
         Raises:
-            PamKitError: an unknown task, language or picture, or hypotheses of a model whose masks have none.
+            PamKitError: an unknown task, language or picture, hypotheses of a model whose masks have none, or
+                hypotheses of regions whose candidates are chosen.
         """
+        if hypotheses and candidates is not None:
+            raise PamKitError("a region whose candidate is chosen has no hypotheses left; ask for one or the other")
         labels = wordings([LABEL], languages) if hypotheses else []
         ask = _Ask(wordings(tasks, languages, questions), labels, hypotheses, max_new_tokens)
-        looked_at = self._looked_at(regions, [0] * len(regions) if pictures is None else pictures)
-        yield from (_ready(region) for region in looked_at if region.error is not None)
-        good = [region for region in looked_at if region.error is None]
+        asked = looked_at(regions, self.sizes, pictures, candidates)
+        yield from (_ready(region) for region in asked if region.error is not None)
+        good = [region for region in asked if region.error is None]
         for chunk in self._looking.chunks(good):
             yield from in_halves(chunk, partial(self._masks, ask), self._fewer_regions, self._failed_region)
         good = [region for region in good if region.error is None]
@@ -149,27 +166,48 @@ class Session:
             for part in (group[start : start + most] for start in range(0, len(group), most)):
                 yield from in_halves(part, partial(self._texts, ask), self._fewer_answers, self._failed_answer)
 
-    def _looked_at(self, regions: Sequence[RegionPrompt], pictures: Sequence[int]) -> list[AskedRegion]:
-        if wrong := [number for number in pictures if not 0 <= number < len(self.sizes)]:
-            raise PamKitError(f"this session is of {len(self.sizes)} pictures, counted from 0; there is no {wrong[0]}")
-        found = []
-        for number, (prompt, picture) in enumerate(zip(regions, pictures, strict=True)):
-            region = AskedRegion(number, prompt, picture, self.sizes[picture])
-            try:
-                prompt.check(region.size[1], region.size[0])
-            except PromptError as error:
-                region.error = str(error)
-            found.append(region)
-        return found
+    @torch.inference_mode()
+    def segment(
+        self, regions: Sequence[RegionPrompt], pictures: Sequence[int] | None = None
+    ) -> Iterator[tuple[list[int], RegionFeatures]]:
+        """The features of regions, some after the other, each time with their numbers; nothing of them is kept.
+
+        Raises PamKitError where a prompt does not fit its picture, or memory is not enough for a single region.
+        """
+        asked = looked_at(regions, self.sizes, pictures)
+        if failed := next((region for region in asked if region.error is not None), None):
+            raise PromptError(f"region {failed.number + 1} of {len(regions)}: {failed.error}")
+        for chunk in self._looking.chunks(asked):
+            yield from in_halves(chunk, self._features, self._fewer_regions, self._no_features)
+
+    @torch.inference_mode()
+    def prefixes(
+        self,
+        regions: Sequence[RegionPrompt],
+        pictures: Sequence[int] | None = None,
+        candidates: Sequence[int | None] | None = None,
+    ) -> Tensor:
+        """What the decoder reads of regions, (R, L, D), for whatever is asked of it besides answers."""
+        asked = looked_at(regions, self.sizes, pictures, candidates)
+        for region in asked:
+            region.ask([], [])
+        return self._looking.prefixes([view for region in asked for view in region.views], {})
+
+    def _features(self, chunk: list[AskedRegion]) -> Iterator[tuple[list[int], RegionFeatures]]:
+        yield [region.number for region in chunk], self._looking.segment(chunk)
+
+    def _no_features(self, _region: AskedRegion, reason: str) -> Iterator[tuple[list[int], RegionFeatures]]:
+        raise PamKitError(f"there is not enough memory for a single region: {reason}")
 
     def _masks(self, ask: _Ask, chunk: list[AskedRegion]) -> Iterator[SessionEvent]:
         """Make and tell the masks of some regions, and perceive what will be asked about."""
         new = [region for region in chunk if not self._remembered(region, ask.hypotheses)]
         if new:
             features = self._looking.segment(new)
-            masks = region_masks(features, [region.size for region in new], ask.hypotheses)
+            sizes, chosen = [region.size for region in new], [region.candidate for region in new]
+            masks = region_masks(features, sizes, ask.hypotheses, chosen)
             for region, own in zip(new, masks, strict=True):
-                region.masks = self._seen[region.name, ask.hypotheses] = own
+                region.masks = self._seen[region.name, region.candidate, ask.hypotheses] = own
         for region in chunk:
             region.ask(ask.wordings, ask.labels)
             if region.number not in ask.told:
@@ -185,10 +223,10 @@ class Session:
 
     def _remembered(self, region: AskedRegion, hypotheses: bool) -> bool:
         """Whether its masks are known of an earlier ask, and the decoder has kept all that it read of it."""
-        name = (region.name, hypotheses)
+        name = (region.name, region.candidate, hypotheses)
         if (masks := self._seen.get(name)) is None:
             return False
-        candidates = [one.candidate for one in masks.candidates] or [None]
+        candidates = [one.candidate for one in masks.candidates] or [region.candidate]
         if any((region.name, candidate) not in self._answering.kept for candidate in candidates):
             return False
         self._seen.move_to_end(name)
