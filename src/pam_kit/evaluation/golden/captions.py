@@ -26,12 +26,12 @@ def check_captions(fixtures: Sequence[Mapping[str, Any]], golden: Mapping[str, A
     records = [_record(one["id"], one["refs"], one["pred"]) for one in fixtures]
     yield from _count("captions", "n", len(records), golden)
     if "ptb_tokens" in golden:
-        yield from guarded("captions", "ptb_tokens", lambda: _tokens(records, golden["ptb_tokens"]))
+        yield from guarded("captions", "ptb_tokens", _tokens, records, golden["ptb_tokens"])
     yield from _modes("captions", records, golden)
     for name in golden.get("nltk_meteor", {}):
         if name in _NLTK:
             place = f"captions/nltk_meteor/{name}"
-            yield from guarded(place, "METEOR_nltk", lambda name=name, place=place: _nltk(place, records, golden, name))
+            yield from guarded(place, "METEOR_nltk", _nltk, place, records, golden, name)
     yield from unknown("captions/nltk_meteor", golden.get("nltk_meteor", {}), tuple(_NLTK))
     yield from unknown("captions", golden, ("n", "ptb_tokens", "nltk_meteor", *_CAPTIONS))
 
@@ -69,7 +69,7 @@ def _modes(section: str, records: Sequence[RegionRecord], golden: Mapping[str, A
     for name, protocol in _CAPTIONS.items():
         if name in golden:
             place, expected = f"{section}/{name}", golden[name]
-            yield from guarded(place, "all", lambda p=place, e=expected, q=protocol: _mode(p, records, e, q))
+            yield from guarded(place, "all", _mode, place, records, expected, protocol)
 
 
 def _mode(place: str, records: Sequence[RegionRecord], golden: Mapping[str, Any], protocol: str) -> Iterator[Line]:

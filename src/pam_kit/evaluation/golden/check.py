@@ -1,7 +1,7 @@
 """A golden file, section by section."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from pam_kit.evaluation.golden.scene_text import check_scene_text
 
 _FACTS = ("split", "meta")
 # Section -> what it is compared with of all fixtures, and the comparison.
-_SECTIONS = {
+_SECTIONS: dict[str, tuple[Callable[[Mapping[str, Any]], Any], Callable[..., Iterator[Line]]]] = {
     "labels": (lambda fixtures: fixtures.get("labels", ()), check_labels),
     "captions": (lambda fixtures: fixtures.get("captions", ()), check_captions),
     "ocr": (lambda fixtures: fixtures, check_scene_text),
@@ -35,7 +35,7 @@ def check(fixtures: Mapping[str, Any], golden: Mapping[str, Any]) -> Iterator[Li
             yield Line(name, "all", skipped=True, reason="nothing here knows this section")
             continue
         chosen, compare_section = _SECTIONS[name]
-        yield from guarded(name, "all", lambda c=chosen, f=compare_section, e=expected: f(c(fixtures), e))
+        yield from guarded(name, "all", compare_section, chosen(fixtures), expected)
 
 
 def read_pair(fixtures: Path, golden: Path) -> tuple[dict[str, Any], dict[str, Any]]:

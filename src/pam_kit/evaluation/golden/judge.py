@@ -12,7 +12,7 @@ _KINDS = ("videorefer_bench_d", "pairwise", "g_stdc")
 
 def check_judge(replies: Mapping[str, Sequence[str]], golden: Mapping[str, Any]) -> Iterator[Line]:
     """The section ``judge``: every table of it."""
-    yield from guarded("judge", "all", lambda: _tables(replies, golden))
+    yield from guarded("judge", "all", _tables, replies, golden)
 
 
 def _tables(replies: Mapping[str, Sequence[str]], golden: Mapping[str, Any]) -> Iterator[Line]:

@@ -24,7 +24,7 @@ def check_labels(fixtures: Sequence[Mapping[str, Any]], golden: Mapping[str, Any
     for name, expected in golden.get("protocols", {}).items():
         place = f"labels/{name}"
         if name in NORMALISATIONS:
-            yield from guarded(place, "all", lambda n=name, p=place, e=expected: _protocol(n, p, records, e))
+            yield from guarded(place, "all", _protocol, name, place, records, expected)
         else:
             yield Line(place, "all", skipped=True, reason="no such way of cleaning labels here")
     yield from unknown("labels", golden, ("n", "protocols"))

@@ -109,10 +109,10 @@ def unknown(place: str, golden: Mapping[str, Any], known: Sequence[str]) -> Iter
             yield Line(place, name, skipped=True, reason="nothing here knows what this is")
 
 
-def guarded(protocol: str, metric: str, lines: Callable[[], Iterator[Line]]) -> Iterator[Line]:
-    """The lines; where a program or package is missing, one that says so."""
+def guarded(protocol: str, metric: str, lines: Callable[..., Iterator[Line]], *given: Any) -> Iterator[Line]:
+    """``lines(*given)``; where a program or package is missing, one that says so."""
     try:
-        yield from lines()
+        yield from lines(*given)
     except PamKitError as error:
         yield Line(protocol, metric, skipped=True, reason=" ".join(str(error).split()))
     except (KeyError, TypeError, ValueError, AttributeError) as error:

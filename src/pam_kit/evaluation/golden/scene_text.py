@@ -20,11 +20,11 @@ def check_scene_text(fixtures: Mapping[str, Any], golden: Mapping[str, Any]) -> 
     if "n" in golden:
         yield compare("ocr", "n", {"count": len(records)}, {"count": golden["n"]}, EXACT)
     if "items" in golden or "corpus" in golden:
-        yield from guarded("ocr", "all", lambda: _regions(records, golden))
+        yield from guarded("ocr", "all", _regions, records, golden)
     if _RECORDS in golden:
         place = f"ocr/{_RECORDS}"
         several = fixtures.get("ocr_region_records", ())
-        yield from guarded(place, "all", lambda: _answers(place, several, golden[_RECORDS]))
+        yield from guarded(place, "all", _answers, place, several, golden[_RECORDS])
     yield from unknown("ocr", golden, ("n", "items", "corpus", _RECORDS))
 
 

@@ -60,7 +60,7 @@ class NltkMeteor(TextMetric):
         score = _nltk_score(str(wordnet_folder(self.wordnet)))
         if self.tokenizer == "ptb":
             predictions, references = tokenised("ptb", texts)
-            split = str.split
+            split: Callable[[str], list[str]] = str.split
         else:
             predictions = [text.prediction for text in texts]
             references = [list(text.references) for text in texts]
@@ -73,12 +73,11 @@ class NltkMeteor(TextMetric):
 
 def wordnet_folder(given: str | None = None) -> Path:
     """Where WordNet's files lie. Raises PamKitError where a named folder lacks them, or there are none."""
-    for source, folder in ((None, given), (WORDNET_VARIABLE, os.environ.get(WORDNET_VARIABLE))):
-        if folder:
-            if missing := _missing(Path(folder)):
-                named = f" of the variable {source}" if source else ""
-                raise PamKitError(f"the folder {folder}{named} is none of WordNet: it lacks {missing[0]}")
-            return Path(folder)
+    for source, named in (("", given), (f" of the variable {WORDNET_VARIABLE}", os.environ.get(WORDNET_VARIABLE))):
+        if named:
+            if missing := _missing(Path(named)):
+                raise PamKitError(f"the folder {named}{source} is none of WordNet: it lacks {missing[0]}")
+            return Path(named)
     for folder in _usual_folders():
         if not _missing(folder):
             return folder

@@ -17,6 +17,9 @@ _JAR = "tokenizer/stanford-corenlp-3.4.1.jar"
 _LEFT_OUT = frozenset("'' ' `` ` -LRB- -RRB- -LCB- -RCB- . ? ! , : - -- ... ;".split())
 # 5,000 captions take two seconds; a minute for the start, then a hundred times as long as that.
 _START_SECONDS, _SECONDS_A_LINE = 60, 0.04
+# Line -> tokens: several protocols score the same captions, and every start of Java takes a second.
+_known: dict[str, str] = {}
+_MOST_KNOWN = 200_000
 
 
 def ptb_tokens(texts: Sequence[str]) -> list[str]:
@@ -26,11 +29,14 @@ def ptb_tokens(texts: Sequence[str]) -> list[str]:
         PamKitError: Java or pycocoevalcap is missing, the tokenizer fails or takes too long, or the lines that it
             gives back are not as many as the texts.
     """
-    distinct = list(dict.fromkeys(one_line(text) for text in texts))
-    if not distinct:
-        return []
-    tokens = dict(zip(distinct, _tokenised(distinct), strict=True))
-    return [tokens[one_line(text)] for text in texts]
+    lines = [one_line(text) for text in texts]
+    unknown = [line for line in dict.fromkeys(lines) if line not in _known]
+    if unknown:
+        if len(_known) > _MOST_KNOWN:
+            _known.clear()
+            unknown = list(dict.fromkeys(lines))
+        _known.update(zip(unknown, _tokenised(unknown), strict=True))
+    return [_known[line] for line in lines]
 
 
 def _tokenised(lines: Sequence[str]) -> list[str]:
