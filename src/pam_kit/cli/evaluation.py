@@ -24,7 +24,7 @@ held-out sets of a recipe:
 published benchmarks; DATA holds a folder for each, and an unknown name lists them:
   pam-kit evaluate runs/pam_3b --benchmark lvis,paco,refcocog --data DATA
   pam-kit evaluate runs/pam_3b --benchmark lvis --data DATA --prompt-type mask --processes 8
-  torchrun --nproc-per-node 8 -m pam_kit.cli evaluate runs/pam_3b --benchmark visual_genome --data DATA
+  torchrun --nproc-per-node 8 -m pam_kit.cli evaluate runs/pam_3b --benchmark vg --data DATA
   pam-kit evaluate runs/pam_3b --benchmark ferret --data DATA --judge-url http://localhost:8000/v1 --judge-model NAME
 
 predictions of somebody else, one {"id": ..., "prediction": ..., "references": [...]} a line:
@@ -59,7 +59,12 @@ def _add_benchmark_options(group) -> None:
     group.add_argument("--data", metavar="DIR", help="holds a folder for each benchmark, DIR/<name>, or is that of one")
     group.add_argument("--prompt-type", choices=PROMPT_TYPES, default="box", help="how regions are shown (default box)")
     group.add_argument("--variant", default="", metavar="NAME", help="which published form of the files")
-    group.add_argument("--languages", type=choices(LANGUAGES), help="only regions in these (default all)")
+    group.add_argument(
+        "--languages",
+        type=choices(LANGUAGES),
+        metavar="en,zh",
+        help="only regions whose texts are in these (default all)",
+    )
     group.add_argument("--limit", type=positive, metavar="N", help="only the first N regions: a trial, no number")
     group.add_argument("--max-new-tokens", type=positive, metavar="N", help="longest answer (default 512)")
     group.add_argument("--frames", type=positive, metavar="N", help="frames of a clip that are read (default 16)")

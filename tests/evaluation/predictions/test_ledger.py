@@ -65,7 +65,16 @@ def test_regions_that_could_not_be_read_are_tried_again(started, tmp_path):
 def test_predictions_of_regions_that_have_changed_are_made_anew(started, tmp_path, change):
     now = REGIONS | {"1": RegionRecord(**{**REGIONS["1"].__dict__, **change})}
     with PredictionFile(tmp_path, WHOLE, now) as file:
-        assert sorted(file.done) == ["0", "2"] and "not asked about in this way now" in file.notes[0]
+        assert sorted(file.done) == ["0", "2"] and "regions that have changed since" in file.notes[0]
+
+
+def test_a_run_of_fewer_regions_leaves_the_predictions_of_the_others(started, tmp_path):
+    few = {"1": REGIONS["1"], "4": REGIONS["4"]}
+    started.write_bytes(started.read_bytes() + b'{"id": "4", "ben')
+    with PredictionFile(tmp_path, WHOLE, few) as file:
+        assert list(file.done) == ["1"] and len(file.notes) == 1
+        file.add([said(4)])
+    assert list(read_records(started)) == [said(0), said(1), said(2), said(4)]
 
 
 def test_only_one_process_writes_a_file(tmp_path):

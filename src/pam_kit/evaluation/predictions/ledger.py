@@ -46,7 +46,7 @@ class PredictionFile:
 
     def __init__(self, folder: Path, shard: Shard, regions: Mapping[str, RegionRecord]):
         self.path = folder / shard.file_name
-        self.regions, self.notes = regions, []
+        self.regions, self.notes = regions, list[str]()
         self.done: dict[str, RegionRecord] = {}
         self._lines = GrowingLines(self.path)
 
@@ -72,8 +72,10 @@ class PredictionFile:
         found, cut = read_lines(self.path)
         self.done, self.notes = usable(found, self.regions)
         self.notes += [f"{self.path.name}: {cut}"] if cut else []
-        if cut or len(self.done) < len(found):
-            self._lines.rewrite(record.to_json() for record in self.done.values())
+        # Regions that are not asked about now, since a run is limited for example, keep their predictions.
+        staying = [one for one in found if one.id not in self.regions or self.done.get(one.id) is one]
+        if cut or len(staying) < len(found):
+            self._lines.rewrite(record.to_json() for record in staying)
 
 
 def read_lines(path: Path) -> tuple[list[RegionRecord], str]:
@@ -93,13 +95,15 @@ def usable(
     changed, failed = 0, 0
     for record in found:
         now = regions.get(record.id)
-        if now is None or _asked(now) != _asked(record):
+        if now is None:
+            continue
+        if _asked(now) != _asked(record):
             changed += 1
         elif record.prediction is None:
             failed += 1
         else:
             kept.setdefault(record.id, record)
-    notes = [f"{changed} predictions are of regions that are not asked about in this way now; left out"] * bool(changed)
+    notes = [f"{changed} predictions are of regions that have changed since; they are made anew"] * bool(changed)
     return kept, notes + [f"{failed} regions that could not be read are tried again"] * bool(failed)
 
 

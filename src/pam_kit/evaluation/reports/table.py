@@ -71,7 +71,8 @@ def result_table(result: BenchmarkResult, headlines: Sequence[Headline], publish
     """
     model = str(result.about.get("model", "predictions"))
     columns = [headline.column for headline in headlines]
-    own, beside = [], {}
+    own: list[Row] = []
+    beside: dict[str, dict[str, float]] = {}
     for protocol, scores in result.scores.items():
         printed = _printed(protocol, scores, headlines)
         own.append(Row(model, f"here, {protocol}", printed, True))
