@@ -18,7 +18,7 @@ _TITLES = {"region": "region out", "surroundings": "surroundings out", "other": 
 
 
 class ProbeExamples:
-    """Collects up to ``size`` texts of each task and source, one a picture; ``fill`` is that of the probe."""
+    """Collects one text a picture, up to ``size`` of each task and source; ``fill`` is that of the probe."""
 
     def __init__(self, size: int, fill: Fill):
         self.size, self.fill = size, fill
@@ -28,11 +28,12 @@ class ProbeExamples:
     def add(self, picture: ProbedPicture, falls: list[TextFall], areas: list[np.ndarray]) -> None:
         """The texts of one picture; ``areas`` (H, W) bool are those of its regions."""
         rows = {region.id: index for index, region in enumerate(picture.regions)}
-        for kind in dict.fromkeys((fall.task, fall.source) for fall in falls):
-            own = [fall for fall in falls if (fall.task, fall.source) == kind and fall.altered]
-            if own and self._shown[kind] < self.size:
+        told = {(fall.task, fall.source): fall for fall in reversed(falls) if fall.altered}
+        if told:
+            kind = min(sorted(told), key=self._shown.__getitem__)
+            if self._shown[kind] < self.size:
                 self._shown[kind] += 1
-                self._add(picture, own[0], rows[own[0].region], areas)
+                self._add(picture, told[kind], rows[told[kind].region], areas)
 
     def save(self, path: Path) -> None:
         """A row a text: the picture, then each altered one; nothing where there is no example."""
