@@ -85,6 +85,22 @@ def test_tokens_are_aligned_with_the_chosen_tasks_only(trainer_of, sample_batch)
     assert loss(both, "train.alignment_tasks=[caption]") == loss(first) != loss(both)
 
 
+@pytest.mark.filterwarnings("ignore:You are trying to `self.log")
+def test_visual_tokens_can_be_aligned_too(trainer_of, sample_batch):
+    """The loss is that of the decoder on all tokens; without semantic tokens it would be none."""
+    options = ("train.trainable=[projector]", "train.loss.text=0", "train.loss.alignment=1", "backbone.frozen=true")
+    batch = asking(sample_batch(regions=(2,)), [0, 1], ["cup", "ball"])
+    for count in (0, 3):
+        task = trainer_of(*options, "train.alignment_tokens=all", f"perceiver.num_semantic_tokens={count}")
+        tokens = task.model.perceive(task.model.segment(batch.images, batch.image_index, batch.prompts))
+        both = torch.cat([tokens.visual, tokens.semantic], dim=1)
+        assert both.shape[1] == 4 + count
+        expected = task.model.decoder.align(both, batch.questions)
+        assert task.training_step(Packet(batch, []), 0).item() == pytest.approx(expected.item())
+    with pytest.raises(PamKitError, match="no loss reaches"):
+        trainer_of(*options, "perceiver.num_semantic_tokens=0").training_step(Packet(batch, []), 0)
+
+
 FROZEN = ("backbone.frozen=true", "train.trainable=[perceiver,projector,prefix]")
 LATE_DECODER = (*FROZEN, "train.loss.alignment=1", "train.join_at={decoder: 0.5}")
 

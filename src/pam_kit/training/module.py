@@ -102,8 +102,11 @@ class RegionTrainer(lightning.LightningModule):
         losses = self._mask_losses([regions], batch)
         if len(batch.questions) and self._joined("perceiver"):
             tokens = model.perceive(regions)
-            if section.loss.alignment and tokens.semantic.shape[1]:
-                losses["alignment"] = model.decoder.align(tokens.semantic, self._told(batch))
+            aligned = tokens.semantic
+            if section.alignment_tokens == "all":
+                aligned = torch.cat([tokens.visual, tokens.semantic], dim=1)
+            if section.loss.alignment and aligned.shape[1]:
+                losses["alignment"] = model.decoder.align(aligned, self._told(batch))
             if section.loss.text and self._joined("decoder"):
                 losses["text"] = self._text_loss(model.prefix(tokens), batch)
         return losses
