@@ -124,7 +124,7 @@ class TrainSection:
     decoder_questions: int | None = None
     # tasks whose words the semantic tokens are aligned with; null: all. Long texts would drown the telling words
     alignment_tasks: list[str] | None = None
-    # which tokens of a region are aligned with words: the semantic ones; or all, visual ones included, so that perceivers
+    # which tokens of a region are aligned with words: the semantic ones; or all, visual ones too, so that perceivers
     # without semantic tokens learn as fast
     alignment_tokens: Literal["semantic", "all"] = "semantic"
     # samples an optimiser step, over all devices; reached by gradient accumulation
