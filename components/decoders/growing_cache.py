@@ -1,6 +1,7 @@
 """Keys and values of a language model that grow without being copied at every step, and can be rolled back."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -18,8 +19,12 @@ class GrowingLayer(DynamicLayer):
 
     transformers' own layer puts all of L together anew at every step, so that a step costs more the longer L is.
     Rolling back (``crop``) shortens the views; what lies in front of them is never written to again.
+
+    Attributes:
+        nothing_behind: whether nobody needs what the model computes of positions behind these keys and values.
     """
 
+    nothing_behind = False
     _buffers: tuple[Tensor, Tensor] | None = None
 
     def __init__(self, keys: Tensor | None = None, values: Tensor | None = None):
@@ -39,7 +44,29 @@ class GrowingLayer(DynamicLayer):
         for buffer, new in zip(self._buffers, (key_states, value_states), strict=True):
             buffer[:, :, start:stop] = new
         self.keys, self.values = (buffer[:, :, :stop] for buffer in self._buffers)
+        if self.nothing_behind:
+            raise AllIsRead
         return self.keys, self.values
+
+
+class AllIsRead(Exception):
+    """The keys and values of the last layer are there: what the model would compute now, nobody looks at."""
+
+
+@contextmanager
+def up_to_the_last_keys(cache: Cache) -> Iterator[None]:
+    """A model that runs in here ends with the keys and values of its last layer, so that there is no output.
+
+    That layer's attention and MLP are a part of the work that is worth leaving out: a sixth of six layers.
+    """
+    last = cache.layers[-1]
+    last.nothing_behind = True
+    try:
+        yield
+    except AllIsRead:
+        pass
+    finally:
+        last.nothing_behind = False
 
 
 def new_cache(config: PreTrainedConfig) -> tuple[Cache, float]:

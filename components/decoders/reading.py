@@ -12,11 +12,11 @@ from transformers import Cache, PreTrainedModel
 from pam_kit.components.decoders.chat import ChatFormat
 from pam_kit.components.decoders.conversation import REGION_ID
 from pam_kit.components.decoders.grouped_attention import sharing_heads, takes_booleans
-from pam_kit.components.decoders.growing_cache import concatenated, new_cache, selected
+from pam_kit.components.decoders.growing_cache import concatenated, new_cache, selected, up_to_the_last_keys
 from pam_kit.components.decoders.sequence import check_length, most_positions
 from pam_kit.components.decoders.side_by_side import SideBySide
 from pam_kit.components.decoders.spoken import SpokenAnswer
-from pam_kit.components.decoders.vocabulary_rows import only_rows
+from pam_kit.components.decoders.vocabulary_rows import few_rows, only_rows
 from pam_kit.contracts import Questions, Reading, Spoken
 from pam_kit.errors import CheckpointError, PamKitError
 
@@ -61,7 +61,11 @@ class CachedReading(Reading):
         self._cache, self._window = new_cache(model.config)
         self._ahead, _ = _around_region(form.prompt("", True))
         with torch.inference_mode():
-            self._append(self._words(self._ahead[None].expand(count, -1)))
+            # The words ahead are the same for all regions: one row of them is read.
+            self.count = 1
+            self._append(self._words(self._ahead[None].to(self._words.weight.device)))
+            self.count = count
+            self._cache = selected(self._cache, [0] * count) if self.length and count > 1 else self._cache
 
     @torch.inference_mode()
     def read(self, embeddings: Tensor) -> None:
@@ -161,7 +165,7 @@ class CachedReading(Reading):
         self._check(self.length + added)
         if added:
             places = torch.arange(self.length, self.length + added, device=embeddings.device)
-            with sharing_heads(self.model.config):
+            with sharing_heads(self.model.config), up_to_the_last_keys(self._cache):
                 self.model.base_model(**self._inputs(self._cache, embeddings, places.expand(self.count, -1), None))
             self.length += added
 
@@ -214,7 +218,7 @@ class CachedReading(Reading):
         self, cache: Cache, embeddings: Tensor, positions: Tensor, mask: Tensor | None, places: Tensor
     ) -> Tensor:
         """Logits (n, V) at ``places`` (n,) of the flattened ``embeddings`` (rows, L, D), which join the cache."""
-        with sharing_heads(self.model.config), only_rows(self.model, places):
+        with sharing_heads(self.model.config), only_rows(self.model, places), few_rows(self.model):
             output = self.model(**self._inputs(cache, embeddings, positions, mask))
         self.vocabulary_rows += len(places)
         return output.logits

@@ -8,6 +8,7 @@ from pam_kit.components.decoders.causal_lm import CausalLM
 from pam_kit.components.decoders.grouped_attention import grouped_attention, sharing_heads
 from pam_kit.components.decoders.growing_cache import GrowingLayer
 from pam_kit.components.decoders.spoken import SpokenAnswer
+from pam_kit.components.decoders.vocabulary_rows import LARGE, few_rows
 from pam_kit.contracts import GeneratedText, Questions
 from pam_kit.errors import CheckpointError, PamKitError
 
@@ -209,9 +210,14 @@ def test_an_answer_computes_the_question_and_itself_alone():
     ahead = len(
         made.tokenizer("<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n").input_ids
     )
-    assert reading.length == ahead and reading.positions_computed == 3 * ahead
+    assert reading.length == ahead and reading.positions_computed == ahead, "the same words are read once for all"
+    last, outputs = made.layers()[-1], []
+    hooks = [part.register_forward_hook(lambda *_: outputs.append(1)) for part in (last, made.lm)]
     reading.read(region_embeddings(length=40))
-    assert reading.length == ahead + 40 and reading.positions_computed == 3 * reading.length
+    assert reading.length == ahead + 40 and reading.positions_computed == ahead + 3 * 40
+    assert outputs == [], "nothing is computed behind the keys and values of the last layer"
+    for hook in hooks:
+        hook.remove()
     steps, before, widths = [], reading.positions_computed, []
     hook = made.lm.get_input_embeddings().register_forward_hook(lambda _m, inputs, _o: widths.append(inputs[0].shape))
     reading.answer(asked((1, 1)), 4, steps.append)
@@ -460,3 +466,23 @@ def test_words_ahead_that_depend_on_the_question_are_refused():
     reading = read_in_parts(made, region_embeddings(1))
     with pytest.raises(PamKitError, match="other words ahead of the region.*'Name it.'"):
         reading.answer(asked((0,)), 3)
+
+
+def test_a_few_rows_of_a_large_vocabulary_are_projected_as_before_and_the_model_is_as_it_was():
+    made = decoder(vocab_size=300)
+    torch.manual_seed(0)
+    head = torch.nn.Linear(64, LARGE // 64 + 1, bias=True)
+    made.lm.set_output_embeddings(head)
+    for shape in ((8, 64), (2, 3, 64), (1, 64), (40, 64)):
+        hidden = torch.randn(shape)
+        with torch.no_grad():
+            expected = head(hidden)
+            with few_rows(made.lm), few_rows(made.lm):
+                torch.testing.assert_close(head(hidden), expected, atol=1e-5, rtol=1e-5)
+        assert "forward" not in vars(head)
+    with few_rows(made.lm):
+        head(torch.randn(4, 64)).sum().backward()
+    assert head.weight.grad is not None and head.bias.grad is not None
+    with pytest.raises(ValueError, match="inside"), few_rows(made.lm):
+        raise ValueError("inside")
+    assert "forward" not in vars(head)

@@ -152,17 +152,18 @@ def test_the_work_is_done_once_and_counted_as_it_is(talking_model, monkeypatch):
     session.ask(prompts(), (*QUESTIONS,), LANGUAGES, 1)
     words = sum(decoder.question_length(text) for by_language in QUESTIONS.values() for text in by_language.values())
     ahead = decoder.start_reading(1).length
-    prefix = ahead + model.prefix_length()
+    prefix = model.prefix_length()
     assert seen["pictures"] == [1] and seen["regions"] == [4] and seen["rows"] == [4 * 8]
     work = session.work
-    assert work.prefix_positions == 4 * prefix and work.positions == 4 * (prefix + words - 8 * ahead)
+    assert work.prefix_positions == ahead + 4 * prefix, "the words ahead of regions are read once"
+    assert work.positions == work.prefix_positions + 4 * (words - 8 * ahead)
     assert (work.pictures, work.regions, work.views, work.vocabulary_rows) == (1, 4, 4, 32)
     del seen["positions"][-1]  # of the reading that ``ahead`` was counted with
     assert positions(seen) == work.positions
 
     seen["positions"].clear()
     session.ask(prompts()[1:3], ("describe",), ("zh",), STEPS)
-    assert seen["pictures"] == [1] and seen["regions"] == [4] and work.prefix_positions == 4 * prefix
+    assert seen["pictures"] == [1] and seen["regions"] == [4] and work.prefix_positions == ahead + 4 * prefix
     added = 2 * (decoder.question_length(QUESTIONS["describe"]["zh"]) - ahead)
     steps = len(seen["positions"])
     assert steps <= STEPS and positions(seen) <= added + 2 * (steps - 1)
