@@ -68,6 +68,8 @@ def test_runs_are_known_by_what_they_are_trained_on(tmp_path, write_study):
     second = write_study(tmp_path / "b")
     recipe = second.with_name("text.yaml")
     recipe.write_text(recipe.read_text().replace("max_new_tokens: 4", "max_new_tokens: 5"))
+    # Nor is a default that is written out.
+    recipe.write_text(recipe.read_text().replace("checkpoint_every: 2", "checkpoint_every: 2\n  gradient_clip: 1.0"))
     assert [run.key for run in make_chains(read_study(second)).runs] == keys
     recipe.write_text(recipe.read_text().replace("max_steps: 30", "max_steps: 31"))
     others = [run.key for run in make_chains(read_study(second)).runs]

@@ -35,7 +35,7 @@ def results(tmp_path, write_study) -> Results:
 
 def test_the_table_says_what_differs(results):
     lines = markdown(results)
-    assert lines[0] == "| variant | label | masks | tokens a region | learned parameters | ms a step | paper: ms |"
+    assert lines[0] == "| variant | label | masks | positions a region | learned parameters | ms a step | paper: ms |"
     # t = 10 / (1 / sqrt(3)) = 17.3 with 2 degrees of freedom: p = 0.0033; and t = 1: p = 0.42.
     assert lines[2] == (
         "| one | 42.0 ± 1.7 (-10.0; p = 0.003) | 52.3 ± 2.1 (+0.3; not significant, p = 0.42) | 5 | 1,234 | 8 | 972 |"

@@ -6,13 +6,16 @@ is changed in a recipe makes other runs of it. Torch-free.
 """
 
 import hashlib
+import json
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from pam_kit.ablation.study import Override, Study, Variant
 from pam_kit.errors import RecipeError
-from pam_kit.recipe import Schedule, load_schedule, resolved_yaml
+from pam_kit.recipe import Schedule, load_schedule
+from pam_kit.recipe.schema import default_of
 from pam_kit.sections import EvaluateSection, Recipe
 
 _COMMAND_LINE = "command line: "
@@ -186,13 +189,27 @@ def _placed(problem: str, overrides: Sequence[Override], variant: Variant) -> st
 def _key(recipe: Recipe, parent: Run | None) -> str:
     """Of all that training depends on; where features are kept and what is scored afterwards changes nothing."""
     trained = replace(recipe, evaluate=EvaluateSection(), data=replace(recipe.data, cache_folder=None))
-    body = resolved_yaml(trained).partition("\n")[2]
-    return hashlib.sha256(f"{parent.key if parent else ''}\n{body}".encode()).hexdigest()[:10]
+    return _hash([parent.key if parent else "", _told(trained)])
+
+
+def _told(value: Any) -> Any:
+    """What a section says besides its defaults, so that a key which is new to the kit changes no former run's hash."""
+    if not is_dataclass(value):
+        return {name: _told(item) for name, item in value.items()} if isinstance(value, dict) else value
+    return {
+        one.name: _told(getattr(value, one.name))
+        for one in fields(value)
+        if one.name not in ("source", "overrides") and getattr(value, one.name) != default_of(one)
+    }
+
+
+def _hash(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:10]
 
 
 def evaluation_key(section: EvaluateSection) -> str:
     """A hash of the held-out sets, and of how they are asked."""
-    return hashlib.sha256(repr(sorted(asdict(section).items())).encode()).hexdigest()[:10]
+    return _hash(_told(section))
 
 
 def run_folder(out: Path, run: Run) -> Path:

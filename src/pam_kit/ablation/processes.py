@@ -6,9 +6,12 @@ it is an error in the table.
 
 import multiprocessing
 import os
+import signal
 import sys
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
@@ -43,13 +46,14 @@ def carry_out(
         work: what is done to a run in a process of its own.
     """
     crew = _Crew(runs, out, say, work)
-    try:
-        while crew.waiting or crew.working:
-            while len(crew.working) < processes and crew.start_next():
-                pass
-            crew.take_finished(processes)
-    finally:
-        crew.stop()
+    with _stopped_by_sigterm():
+        try:
+            while crew.waiting or crew.working:
+                while len(crew.working) < processes and crew.start_next():
+                    pass
+                crew.take_finished(processes)
+        finally:
+            crew.stop()
     return [run for run in runs if not is_finished(run, out)]
 
 
@@ -123,6 +127,19 @@ class _Crew:
             process.terminate()
         for process, _, _ in self.working.values():
             process.join()
+
+
+@contextmanager
+def _stopped_by_sigterm() -> Iterator[None]:
+    """SIGTERM stops as Ctrl-C does, so that no run is left to go on alone. For the main thread."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    former = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, former)
 
 
 def _method() -> str:

@@ -40,8 +40,8 @@ class Row:
         cells: by the name of the score; a score that no finished run has is left out.
         errors: of the seeds that failed.
         missing: seeds that are not yet run.
-        trained_parameters, tokens: of the last stage, None where all runs failed; tokens of a region, visual and
-            semantic ones.
+        trained_parameters: of the last stage; None where all runs failed.
+        positions: that a region takes in the decoder, its newlines included; of a clip's where there are clips.
         milliseconds: of a training step; None where it is not measured.
     """
 
@@ -50,7 +50,7 @@ class Row:
     errors: dict[int, str]
     missing: tuple[int, ...]
     trained_parameters: int | None
-    tokens: int | None
+    positions: int | None
     milliseconds: float | None
     published: tuple[float | None, ...]
 
@@ -127,14 +127,14 @@ def _row(chains: Chains, name: str, found: dict[str, BySeed], times: dict | None
         for score, by_seed in found[name].items()
         if by_seed
     }
-    parameters, tokens = (None, None) if len(errors) == len(own) else _sizes(own[0])
+    parameters, positions = (None, None) if len(errors) == len(own) else _sizes(own[0])
     return Row(
         name,
         cells,
         errors,
         tuple(chain.seed for chain in own if chain.seed not in (*seeds, *errors)),
         parameters,
-        tokens,
+        positions,
         times["milliseconds"].get(name) if times else None,
         study.published.rows.get(name, ()),
     )
@@ -144,7 +144,7 @@ def _sizes(chain: Chain) -> tuple[int, int]:
     from pam_kit.training.plan import plan
 
     facts = plan(chain.last.recipe)
-    return facts.trained_parameters, facts.visual_tokens + facts.semantic_tokens
+    return facts.trained_parameters, facts.positions
 
 
 def _compared(study: Study, values: dict[int, float], reference: dict[int, float]) -> Comparison | None:

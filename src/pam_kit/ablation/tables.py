@@ -42,7 +42,7 @@ def markdown(results: Results) -> list[str]:
     """The table, what its figures are, and the errors of runs that failed, as lines."""
     study = results.study
     published = [f"paper: {column}" for column in study.published.columns]
-    head = ["variant", *(score.name for score in study.scores), "tokens a region", "learned parameters"]
+    head = ["variant", *(score.name for score in study.scores), "positions a region", "learned parameters"]
     head += ["ms a step"] if results.how_timed else []
     lines = ["| " + " | ".join([*head, *published]) + " |", "| --- |" + " ---: |" * (len(head) + len(published) - 1)]
     lines += ["| " + " | ".join(_markdown_row(results, row)) + " |" for row in results.rows]
@@ -55,7 +55,7 @@ def _markdown_row(results: Results, row: Row) -> list[str]:
     cells = [_shown(row.cells.get(score.name)) for score in study.scores]
     times = [_number(row.milliseconds)] if results.how_timed else []
     known = row.published or (None,) * len(study.published.columns)
-    sizes = ["" if size is None else f"{size:,}" for size in (row.tokens, row.trained_parameters)]
+    sizes = ["" if size is None else f"{size:,}" for size in (row.positions, row.trained_parameters)]
     return [name, *cells, *sizes, *times, *map(_figure, known)]
 
 
@@ -124,7 +124,7 @@ def _json(results: Results) -> dict:
             {
                 "variant": row.variant,
                 "scores": {name: _json_cell(cell) for name, cell in row.cells.items()},
-                "tokens": row.tokens,
+                "positions": row.positions,
                 "trained_parameters": row.trained_parameters,
                 "milliseconds": row.milliseconds,
                 "paper": list(row.published),
