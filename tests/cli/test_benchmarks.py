@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from pam_kit.cli import main
+from pam_kit.errors import PamKitError
 from pam_kit.evaluation.benchmark_run import RunChoices
 from pam_kit.evaluation.benchmarks.registry import find_benchmark
 from pam_kit.evaluation.benchmarks.samples.write import write_samples
@@ -214,6 +215,27 @@ def test_predictions_of_somebody_else_in_the_short_form(tmp_path, capsys):
     assert "1 predictions are empty texts" in capsys.readouterr().out
     (facts,) = json.loads((tmp_path / "out" / "scores.json").read_text()).values()
     assert facts["scores"]["ocr"]["exact_lower_strip"] == 0.5
+
+
+def test_a_protocol_that_fails_does_not_keep_the_others_from_their_numbers(tmp_path, capsys, monkeypatch):
+    from pam_kit.evaluation.metrics import protocols
+
+    score = protocols.score
+
+    def without_java(records, protocol):
+        if protocol == "captions_ptb":
+            raise PamKitError("java is not installed")
+        return score(records, protocol)
+
+    monkeypatch.setattr(protocols, "score", without_java)
+    path = tmp_path / "theirs.jsonl"
+    path.write_text(json.dumps({"id": 1, "prediction": "exit", "references": ["EXIT"]}))
+    call = ["evaluate", "--predictions", str(path), "--out", str(tmp_path / "out")]
+    assert main([*call, "--protocol", "captions_ptb,ocr"]) == 2
+    assert "captions_ptb could not be scored: java is not installed" in capsys.readouterr().err
+    (facts,) = json.loads((tmp_path / "out" / "scores.json").read_text()).values()
+    assert facts["scores"]["ocr"]["exact_lower"] == 1 and list(facts["failed"]) == ["captions_ptb"]
+    assert "captions_ptb could not be scored" in (tmp_path / "out" / "scores.md").read_text()
 
 
 class Judge(BaseHTTPRequestHandler):

@@ -94,7 +94,9 @@ def _figure(case: "Case", metric: str) -> str:
     others = ", ".join(
         f"{name} {number:.3f}" for name, number in case.scores.items() if name != metric and number is not None
     )
-    lines = [("", f'<span class="score">{"-" if value is None else f"{value:.3f}"}</span> {escape(others)}')]
+    lines = [
+        (escape(metric), f'<span class="score">{"-" if value is None else f"{value:.3f}"}</span> {escape(others)}')
+    ]
     lines += [("said", escape(record.answer) or "(nothing)")]
     lines += [("expected" if place == 0 else "or", escape(text)) for place, text in enumerate(record.references[:3])]
     lines += [("asked", escape(record.question))] if record.question else []
