@@ -8,6 +8,9 @@ from pathlib import Path
 from pam_kit.data.coco_names import COCO_ZH
 from pam_kit.errors import PamKitError
 
+# COCO's 80 categories are numbered from 1 to 90; these numbers are of things that were never annotated.
+_COCO_GAPS = {12, 26, 29, 30, 45, 66, 68, 69, 71, 83}
+
 
 @dataclass(frozen=True)
 class Label:
@@ -61,6 +64,22 @@ def read_labels(source: str, language: str = "en", synonyms: bool = False) -> li
         raise PamKitError(f"{source} is no text: {error}") from error
     labels = _categories(text, source, synonyms) if path.suffix.lower() == ".json" else _lines(text)
     return checked_labels(labels, source)
+
+
+def label_numbers(source: str, names: list[str]) -> dict[str, int]:
+    """The number of each label of a list: a category's ``id``, as COCO or an annotation file has it; else its place.
+
+    ``source`` is what ``read_labels`` was given.
+    """
+    if source == "coco":
+        return dict(zip(names, (number for number in range(1, 91) if number not in _COCO_GAPS), strict=True))
+    if Path(source).suffix.lower() != ".json":
+        return {name: number for number, name in enumerate(names, 1)}
+    categories = json.loads(Path(source).read_text(encoding="utf-8-sig"))["categories"]
+    try:
+        return {str(category["name"]): int(category["id"]) for category in categories}
+    except (KeyError, TypeError, ValueError) as error:
+        raise PamKitError(f"{source}: a category has no number ({error}); expected COCO's categories") from error
 
 
 def checked_labels(labels: list[Label], source: str) -> list[Label]:

@@ -1,10 +1,12 @@
 """Pictures of predictions: tinted masks, the prompts, numbered marks and a legend with the texts."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 from PIL import Image
 
+from pam_kit.contracts import RegionPrompt
 from pam_kit.errors import PamKitError
 from pam_kit.geometry import mask_iou
 from pam_kit.inference import marks
@@ -24,23 +26,30 @@ _MAX_SIDE_COLUMNS = 3
 
 
 def draw_regions(
-    image: np.ndarray, predictions: Sequence[RegionPrediction], languages: Sequence[str] = ("en",)
+    image: np.ndarray,
+    predictions: Sequence[RegionPrediction],
+    languages: Sequence[str] = ("en",),
+    prompts: bool = True,
 ) -> Image.Image:
     """A picture with its predicted regions and, beside or below it, a legend with their texts.
 
     Each region has a tinted mask with an outline, its prompt (dashed box, dashed outline of a prompt mask, green plus
     or red minus for points) and a number. Where masks overlap, the smaller one is on top. Pixels under no mask, prompt
-    or number keep their values; pictures below 512 pixels are enlarged (bicubic), their masks with them.
+    or number keep their values; pictures below 512 pixels are enlarged (bicubic), their masks with them. Regions with an
+    error are counted and left out.
 
     Args:
         image: (H, W, 3) uint8, RGB.
         predictions: regions of that picture; without any, the picture comes back without a legend.
         languages: whose texts the legend shows, in this order.
+        prompts: also draw how the regions were pointed at.
 
     Raises:
         PamKitError: the picture is no RGB array, or a mask or prompt does not fit it.
     """
     _check(image, predictions)
+    if not prompts:
+        predictions = [replace(one, prompt=RegionPrompt()) for one in predictions]
     factor = -(-MIN_SIDE // max(image.shape[:2]))
     canvas, layers = scaled_layers(image, predictions, factor)
     sizes = Sizes.of(canvas)
@@ -48,7 +57,7 @@ def draw_regions(
     signs = paint_numbers(canvas, layers, sizes)
     entries = [
         Entry(sign, _scores(prediction), _text_rows(prediction, languages))
-        for sign, prediction in zip(signs, predictions, strict=True)
+        for sign, prediction in zip(signs, [one for one in predictions if one.error is None], strict=True)
     ]
     return _with_legend(canvas, entries, sizes.text) if entries else canvas
 
@@ -120,6 +129,8 @@ def _check(image: np.ndarray, predictions: Sequence[RegionPrediction]) -> None:
     if not image.size:
         raise PamKitError(f"the picture to draw on is empty: {image.shape[1]}x{image.shape[0]} pixels")
     for prediction in predictions:
+        if prediction.error is not None:
+            continue
         _check_mask(image, prediction.mask)
         prediction.prompt.check(width=image.shape[1], height=image.shape[0])
 
