@@ -18,6 +18,7 @@ VERBS = (
     "evaluate",
     "ablate",
     "predict",
+    "everything",
     "recognize",
     "evaluate-labels",
     "probe",
