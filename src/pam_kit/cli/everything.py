@@ -43,10 +43,9 @@ def add_verbs(verbs) -> None:
     parser.add_argument("--draw", action="store_true", help="of a folder: also write each picture with its regions")
     add_parts(parser.add_argument_group("folders"))
     _add_finding(parser.add_argument_group("finding"))
-    describing = parser.add_argument_group("describing")
-    add_questions(describing, "recognize,caption; with --labels caption")
-    describing.add_argument("--masks-only", action="store_true", help="ask nothing")
-    describing.add_argument("--labels", metavar="LIST", help="choose labels: coco, an annotation file, or a text file")
+    add_questions(parser, "recognize,caption; with --labels caption")
+    parser.add_argument("--masks-only", action="store_true", help="ask nothing")
+    parser.add_argument("--labels", metavar="LIST", help="choose labels: coco, an annotation file, or a text file")
 
 
 def _add_finding(group) -> None:
