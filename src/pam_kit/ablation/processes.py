@@ -62,9 +62,9 @@ class _Crew:
         self.runs, self.out, self.say, self.work = runs, out, say, work
         self.waiting = [run for run in runs if not is_finished(run, out)]
         self.done = len(runs) - len(self.waiting)
-        self.working: dict[int, tuple[Any, Run, float]] = {}
+        self.working: dict[Any, tuple[Any, Run, float]] = {}  # by the process's sentinel
         self.keys = {run.key for run in self.waiting}
-        self._methods = multiprocessing.get_context(_method())
+        self._methods: Any = multiprocessing.get_context(_method())
         if self.done:
             say(f"{self.done} of {len(runs)} runs are finished already")
         for run in self.waiting:
@@ -88,7 +88,7 @@ class _Crew:
     def take_finished(self, processes: int) -> None:
         """Wait until a process has ended."""
         for sentinel in wait(list(self.working)) if self.working else ():
-            process, run, started = self.working.pop(sentinel)  # type: ignore[index]
+            process, run, started = self.working.pop(sentinel)
             process.join()
             if process.exitcode and not failure_of(run, self.out):
                 note_failure(run, self.out, _how_it_ended(process.exitcode))
