@@ -193,6 +193,53 @@ def test_predict_speaks_plainly_too(run_folder, pictures, tmp_path, monkeypatch,
     assert re.fullmatch(expected, text, re.DOTALL) and (tmp_path / "photo_regions.png").is_file()
 
 
+def test_a_wrong_region_does_not_keep_the_others_from_their_answers(run_folder, pictures, tmp_path, capsys):
+    photo, overlay = str(pictures / "photo.png"), tmp_path / "overlay.png"
+    call = ["predict", photo, "--checkpoint", str(run_folder), "--max-new-tokens", "2", "--out", str(overlay)]
+    boxes = ["--box", "1,1,50,50", "--box", "60,40,10,5", "--box", "5,5,60,40"]
+    assert main([*call, *boxes, "--json"]) == 2
+    captured = capsys.readouterr()
+    told = json.loads(captured.out)
+    assert ["error" in region for region in told] == [False, True, False] and overlay.is_file()
+    assert [list(region["texts"]) for region in told] == [["recognize"], [], ["recognize"]]
+    assert captured.err.startswith("pam-kit predict: region 2 of 3: box (60.0, 40.0, 10.0, 5.0) does not fit")
+    assert main([*call, *boxes]) == 2
+    assert re.findall(r"^region (\d)", capsys.readouterr().out, re.MULTILINE) == ["1", "3"]
+
+
+def test_predict_tells_things_as_they_are_known(run_folder, pictures, tmp_path, capsys):
+    photo, overlay = str(pictures / "photo.png"), str(tmp_path / "overlay.png")
+    call = ["predict", photo, "--checkpoint", str(run_folder), "--max-new-tokens", "3", "--out", overlay]
+    assert (
+        main([*call, "--point", "30,20", "--box", "5,5,60,40", "--ask", "Is it red?", "--hypotheses", "--stream"]) == 0
+    )
+    events = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    kinds = [event["event"] for event in events]
+    assert kinds[:2] == ["mask", "mask"] and kinds.count("region") == 2 and kinds[-1] == "region"
+    answers = [(event["region"], event["task"]) for event in events if event["event"] == "answer"]
+    assert sorted(answers) == [(n, task) for n in (1, 2) for task in ("Is it red?", *["recognize"] * 3)]
+    for event in events:
+        if event["event"] == "region":
+            assert [one["name"] for one in event["hypotheses"]] == ["part", "whole", "group"]
+            assert list(event["texts"]) == ["Is it red?", "recognize"]
+    assert main([*call, "--point", "30,20", "--hypotheses"]) == 0
+    text = capsys.readouterr().out
+    assert all(f"  {name}: " in text for name in ("part", "whole", "group")) and text.count(", chosen") == 1
+
+
+@pytest.mark.parametrize("switches", [("--precision", "bfloat16"), ("--steps", "fixed")])
+def test_switches_of_the_decoder(run_folder, pictures, tmp_path, capsys, switches):
+    photo, overlay = str(pictures / "photo.png"), str(tmp_path / "overlay.png")
+    call = ["predict", photo, "--checkpoint", str(run_folder), "--max-new-tokens", "2", "--out", overlay, "--json"]
+    found = []
+    for further in ((), switches):
+        assert main([*call, "--box", "5,5,60,40", *further]) == 0
+        found.append(json.loads(capsys.readouterr().out)[0])
+    assert found[0]["segmentation"] == found[1]["segmentation"]
+    scores = [one["texts"]["recognize"]["en"]["score"] for one in found]
+    assert scores[0] == pytest.approx(scores[1], abs=0.05)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -201,7 +248,7 @@ def test_predict_speaks_plainly_too(run_folder, pictures, tmp_path, monkeypatch,
         (["--box", "a,b,c,d"], "--box a,b,c,d: expected four numbers"),
         (["--point", "1,2,7"], "--point 1,2,7: expected x,y or x,y,0 (outside the region) or x,y,1"),
         (["--point", "500,20"], "region 1 of 1: point (500.0, 20.0) lies outside a picture of 90x60 pixels"),
-        (["--box", "1,1,5,5", "--box", "60,40,10,5"], "region 2 of 2: box (60.0, 40.0, 10.0, 5.0) does not fit"),
+        (["--box", "60,40,10,5"], "region 1 of 1: box (60.0, 40.0, 10.0, 5.0) does not fit"),
         (["--point", "5,5,0"], "only negative points"),
         (["--mask", "narrow.png"], "the mask is 30x60 pixels, the picture 90x60; they must have the same size"),
         (["--mask", "missing.png"], "missing.png: no such file"),

@@ -21,7 +21,7 @@ from pam_kit.components.decoders.pretrained import (
     read_tokenizer,
     weight_files,
 )
-from pam_kit.components.decoders.quantised import leave_base_out_of_state, loading_options
+from pam_kit.components.decoders.quantised import leave_base_out_of_state, loading_options, lower_precision
 from pam_kit.components.decoders.reading import CachedReading
 from pam_kit.components.decoders.sequence import (
     Sequences,
@@ -35,7 +35,7 @@ from pam_kit.components.decoders.sequence import (
 from pam_kit.components.decoders.text_losses import alignment_loss, prediction_losses
 from pam_kit.components.decoders.tree_scoring import score_answers
 from pam_kit.components.decoders.vocabulary import learn_tokenizer
-from pam_kit.contracts import AnswerScores, Decoder, GeneratedText, Questions, Reading, TextLoss
+from pam_kit.contracts import AnswerScores, Decoder, GeneratedText, Precision, Questions, Reading, Steps, TextLoss
 from pam_kit.errors import CheckpointError, PamKitError, RecipeError
 from pam_kit.registry import register
 from pam_kit.weights import pretrained_weights_wanted
@@ -357,8 +357,13 @@ class CausalLM(Decoder):
     def question_length(self, question: str) -> int:
         return len(self._ready_format().prompt(question)) - 1
 
-    def start_reading(self, count: int) -> Reading:
-        return CachedReading(self.lm, self._ready_format(), count, self.max_positions)
+    def start_reading(self, count: int, steps: Steps = "growing") -> Reading:
+        return CachedReading(self.lm, self._ready_format(), count, self.max_positions, steps)
+
+    def lower_precision(self, precision: Precision) -> None:
+        if self.quantize:
+            raise PamKitError(f"this decoder is quantised already (decoder.quantize={self.quantize})")
+        lower_precision(self.lm, precision)
 
     def _examples(self, questions: Questions) -> list[TokenizedText]:
         form, regions = self._ready_format(), _regions(questions)

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 from transformers import Cache, DynamicCache, PreTrainedConfig
-from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer, StaticLayer
 
 from pam_kit.errors import PamKitError
 
@@ -93,6 +93,14 @@ def selected(cache: Cache, rows: Tensor | Sequence[int]) -> Cache:
     """A copy with these rows of the batch."""
     rows = list(rows) if not isinstance(rows, Tensor) else rows
     return Cache(layers=[GrowingLayer(layer.keys[rows], layer.values[rows]) for layer in cache.layers])
+
+
+def of_fixed_size(cache: Cache, rows: Sequence[int], capacity: int) -> Cache:
+    """A copy with these rows of the batch in buffers of ``capacity`` positions, which a model sees as a whole."""
+    layers = [StaticLayer(capacity) for _ in cache.layers]
+    for layer, held in zip(layers, cache.layers, strict=True):
+        layer.update(held.keys[list(rows)], held.values[list(rows)])
+    return Cache(layers=layers)
 
 
 def concatenated(caches: Sequence[Cache]) -> Cache:

@@ -8,7 +8,10 @@ from typing import Literal
 
 import torch
 from torch import nn
-from transformers import BitsAndBytesConfig
+from transformers import BitsAndBytesConfig, PreTrainedModel
+
+from pam_kit.contracts import Precision
+from pam_kit.errors import MissingPackageError, PamKitError
 
 Quantization = Literal["int8", "nf4"]
 
@@ -63,3 +66,60 @@ def _silence_casts() -> None:
 
 def _says_something_else(record: logging.LogRecord) -> bool:
     return "inputs will be cast" not in record.getMessage()
+
+
+def lower_precision(model: PreTrainedModel, precision: Precision) -> None:
+    """Bring a language model to ``precision`` in place, on the device where it is; for inference alone.
+
+    In 8 or 4 bits are the linear layers of its transformer, not the embeddings and the vocabulary projection.
+
+    Raises:
+        MissingPackageError: bitsandbytes is not installed.
+        PamKitError: bitsandbytes cannot do that on this device.
+    """
+    if precision != "int8" and precision != "nf4":
+        model.to(getattr(torch, precision))
+        return
+    _silence_casts()
+    made = {name: _quantised_layer(part, precision) for name, part in _linear_layers(model).items()}
+    for name, layer in made.items():
+        model.set_submodule(name, layer)
+    model.requires_grad_(False)
+
+
+def _linear_layers(model: PreTrainedModel) -> dict[str, nn.Linear]:
+    head = model.get_output_embeddings()
+    return {name: part for name, part in model.named_modules() if type(part) is nn.Linear and part is not head}
+
+
+def _quantised_layer(layer: nn.Linear, kind: Literal["int8", "nf4"]) -> nn.Module:
+    bnb = _bitsandbytes()
+    sizes = (layer.in_features, layer.out_features, layer.bias is not None)
+    weight = layer.weight.data
+    if kind == "int8":
+        made = bnb.nn.Linear8bitLt(*sizes, has_fp16_weights=False)
+        made.weight = bnb.nn.Int8Params(weight.cpu(), requires_grad=False, has_fp16_weights=False)
+    else:
+        made = bnb.nn.Linear4bit(*sizes, compute_dtype=weight.dtype, compress_statistics=True, quant_type="nf4")
+        made.weight = bnb.nn.Params4bit(weight.cpu(), requires_grad=False, compress_statistics=True, quant_type="nf4")
+    made.bias = layer.bias
+    made = made.to(weight.device)
+    if made.weight.dtype not in (torch.int8, torch.uint8):
+        raise PamKitError(
+            f"this version of bitsandbytes ({bnb.__version__}) keeps no {kind} weights on a {weight.device.type}: use "
+            "a newer one, another device or another precision"
+        )
+    return made
+
+
+def _bitsandbytes():
+    try:
+        import bitsandbytes
+    except ModuleNotFoundError as error:
+        if error.name != "bitsandbytes":
+            raise
+        raise MissingPackageError(
+            "weights of 8 or 4 bits need the package bitsandbytes, which is not installed; run: "
+            'pip install "pam-kit[quantize]"'
+        ) from error
+    return bitsandbytes

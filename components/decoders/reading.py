@@ -10,14 +10,21 @@ from torch import Tensor, nn
 from transformers import Cache, PreTrainedModel
 
 from pam_kit.components.decoders.chat import ChatFormat
+from pam_kit.components.decoders.compiled_step import compiled_step
 from pam_kit.components.decoders.conversation import REGION_ID
 from pam_kit.components.decoders.grouped_attention import sharing_heads, takes_booleans
-from pam_kit.components.decoders.growing_cache import concatenated, new_cache, selected, up_to_the_last_keys
+from pam_kit.components.decoders.growing_cache import (
+    concatenated,
+    new_cache,
+    of_fixed_size,
+    selected,
+    up_to_the_last_keys,
+)
 from pam_kit.components.decoders.sequence import check_length, most_positions
 from pam_kit.components.decoders.side_by_side import SideBySide
 from pam_kit.components.decoders.spoken import SpokenAnswer
 from pam_kit.components.decoders.vocabulary_rows import few_rows, only_rows
-from pam_kit.contracts import Questions, Reading, Spoken
+from pam_kit.contracts import Questions, Reading, Spoken, Steps
 from pam_kit.errors import CheckpointError, PamKitError
 
 # What stands for the next token of a question whose answer has ended.
@@ -40,12 +47,20 @@ class CachedReading(Reading):
         form: its chat format.
         count: R, at least 1.
         max_positions: more positions are refused, since ``generate`` would cut them; null sets no such limit.
+        steps: how the steps of an answer are computed, see ``Decoder.start_reading``.
 
     Raises:
         PamKitError: the model counts positions by itself, or its state cannot be rolled back.
     """
 
-    def __init__(self, model: PreTrainedModel, form: ChatFormat, count: int, max_positions: int | None = None):
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        form: ChatFormat,
+        count: int,
+        max_positions: int | None = None,
+        steps: Steps = "growing",
+    ):
         if count < 1:
             raise PamKitError(f"a decoder reads at least one region, not {count}")
         accepted = inspect.signature(model.forward).parameters
@@ -54,7 +69,7 @@ class CachedReading(Reading):
                 f"a {model.config.model_type} model cannot read part by part, since it counts positions by itself; "
                 "use a decoder that is told them (position_ids), such as qwen2"
             )
-        self.model, self.form, self.count, self.max_positions = model, form, count, max_positions
+        self.model, self.form, self.count, self.max_positions, self.steps = model, form, count, max_positions, steps
         self.positions_computed = self.vocabulary_rows = 0
         self.length, self._lent = 0, False
         self._cache_name = "cache" if "cache" in accepted else "past_key_values"
@@ -93,11 +108,13 @@ class CachedReading(Reading):
         about = questions.region_index.tolist()
         asked = sorted(set(about))
         # Another answer may be under way behind the same keys and values, between two of its steps.
-        in_place = asked == list(range(self.count)) and not self._lent
+        in_place = asked == list(range(self.count)) and not self._lent and self.steps == "growing"
         beside = SideBySide(
             [asked.index(region) for region in about], tails, len(asked), length, self._words.weight.device
         )
         cache = self._cache if in_place else self._unanswered(asked)
+        if self.steps != "growing":
+            cache = of_fixed_size(cache, range(len(asked)), beside.fix(steps))
         self._lent = self._lent or in_place
         try:
             yield from self._decode(cache, beside, steps)
@@ -193,12 +210,16 @@ class CachedReading(Reading):
         answers = [SpokenAnswer(self.form) for _ in beside.rows]
         going = list(range(len(answers)))
         for said in range(1, steps + 1):
-            logits = self._logits(cache, self._words(ids), positions, mask, places).float()
+            one_more = said > 1 and self.steps == "compiled"
+            make = self._compiled_logits if one_more else self._logits
+            logits = make(cache, self._words(ids), positions, mask, places).float()
             top = logits.max(-1)
             best, logs = top.indices.tolist(), (top.values - logits.logsumexp(-1)).tolist()
             del logits, top
             step = Spoken(torch.full((len(answers),), ENDED), [""] * len(answers), {})
             for question, word, log in zip(going, best, logs, strict=True):
+                if answers[question].ended:
+                    continue
                 step.ids[question] = word
                 step.pieces[question] = answers[question].add(word, log, said == steps)
                 if answers[question].ended or said == steps:
@@ -207,6 +228,8 @@ class CachedReading(Reading):
             if not (left := [row for row, question in enumerate(going) if not answers[question].ended]):
                 return
             if said < steps:
+                # Shapes that are to stay the same keep what has ended along.
+                left = left if self.steps == "growing" else list(range(len(going)))
                 going = [going[row] for row in left]
                 places, positions, mask = beside.step(going, said - 1)
                 words = torch.tensor([best[row] for row in left], device=places.device)
@@ -222,6 +245,15 @@ class CachedReading(Reading):
             output = self.model(**self._inputs(cache, embeddings, positions, mask))
         self.vocabulary_rows += len(places)
         return output.logits
+
+    def _compiled_logits(
+        self, cache: Cache, embeddings: Tensor, positions: Tensor, mask: Tensor | None, places: Tensor
+    ) -> Tensor:
+        """As ``_logits``, of one step by compiled code, which is made once for all steps of these shapes."""
+        with sharing_heads(self.model.config):
+            output = compiled_step(self.model)(**self._inputs(cache, embeddings, positions, mask))
+        self.vocabulary_rows += positions.numel()
+        return output.logits.flatten(0, 1)[places]
 
     def _inputs(self, cache: Cache, embeddings: Tensor, positions: Tensor, mask: Tensor | None) -> dict[str, Any]:
         self.positions_computed += positions.numel()

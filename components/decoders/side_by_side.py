@@ -9,6 +9,7 @@ have if the question stood there alone.
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
@@ -34,6 +35,7 @@ class SideBySide:
         self, rows: Sequence[int], tails: Sequence[Tensor], count: int, length: int, device: torch.device | str
     ):
         self.rows, self.length, self.device = list(rows), length, torch.device(device)
+        self._capacity: int | None = None
         self._tails, self._count = list(tails), count
         self._lengths = torch.tensor([len(tail) for tail in tails])
         members: list[list[int]] = [[] for _ in range(count)]
@@ -44,6 +46,16 @@ class SideBySide:
         self._owners = torch.full((count, length), SHARED)
         # One question a row, all equally long: whatever is there may be looked at, and a mask would only take time.
         self._plain = all(len(own) == 1 for own in members) and len(set(self._lengths.tolist())) == 1
+
+    def fix(self, steps: int) -> int:
+        """Give all masks of ``steps`` steps, through which all questions go, one width, and say which.
+
+        It is a multiple of 64, so that questions of nearly the same length need the same shapes.
+        """
+        most = max(map(len, self._members))
+        self._capacity = -(-(self.length + self.width + (steps - 1) * most) // 64) * 64
+        self._plain = False
+        return self._capacity
 
     def words(self, pad: int) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
         """The words of all questions: ids, positions (R, W), the mask (R, 1, W, length + W), and which are the last.
@@ -96,7 +108,8 @@ class SideBySide:
         if ordered:
             total = owners.shape[2]
             mask &= torch.ones(count, total, dtype=torch.bool, device=mask.device).tril(total - count)
-        return mask[:, None]
+        missing = 0 if self._capacity is None else self._capacity - mask.shape[2]
+        return F.pad(mask, (0, missing))[:, None] if missing else mask[:, None]
 
 
 def _filled(rows: Sequence[Tensor], value: int, width: int) -> Tensor:

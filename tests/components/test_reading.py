@@ -129,10 +129,10 @@ def force_ends(made: CausalLM) -> None:
     def end_rows(_module, _inputs, logits):
         logits = logits.clone()
         logits[..., made.tokenizer.eos_token_id] = -1e4
-        # ``generate`` computes the rows that have ended along.
+        # Those that have ended are the first, and are computed along or not.
         for row in range(3):
             if len(steps) == row + 1:
-                logits[row - 3 if logits.ndim == 3 else 0, ..., made.tokenizer.eos_token_id] = 1e4
+                logits[row - 3 + len(logits), ..., made.tokenizer.eos_token_id] = 1e4
         steps.append(None)
         return logits
 
@@ -486,3 +486,86 @@ def test_a_few_rows_of_a_large_vocabulary_are_projected_as_before_and_the_model_
     with pytest.raises(ValueError, match="inside"), few_rows(made.lm):
         raise ValueError("inside")
     assert "forward" not in vars(head)
+
+
+@pytest.mark.parametrize("arguments", [{"num_key_value_heads": 2}, {"architecture": "gemma2", "spread": 5}])
+@pytest.mark.parametrize("about", ABOUT)
+def test_buffers_of_fixed_size_answer_as_growing_ones_do(arguments, about):
+    made, embeddings, questions = decoder(**arguments), region_embeddings(), asked(ABOUT[about])
+    expected = made.generate(embeddings, questions, STEPS)
+    reading = made.start_reading(3, "fixed")
+    reading.read(embeddings)
+    for _ in range(2):
+        assert_same(reading.answer(questions, STEPS), expected)
+    assert reading.length == read_in_parts(made, embeddings).length
+
+
+def test_steps_of_fixed_size_have_one_shape_also_where_answers_have_ended():
+    made, shapes, masks, steps = decoder(), [], [], []
+    reading = made.start_reading(3, "fixed")
+    reading.read(region_embeddings())
+    force_ends(made)
+    first = made.layers()[0]
+
+    def note(_module, inputs, keywords):
+        shapes.append(tuple(inputs[0].shape))
+        masks.append(tuple(keywords["attention_mask"].shape))
+
+    first.register_forward_pre_hook(note, with_kwargs=True)
+    answers = reading.answer(asked(), 20, steps.append)
+    assert len(shapes) == 4 and set(shapes[1:]) == {(3, 1, WIDTH)}
+    assert {mask[-1] % 64 for mask in masks} == {0} and len(set(masks[1:])) == 1
+    grown = decoder()
+    growing = read_in_parts(grown, region_embeddings())
+    force_ends(grown)
+    assert_same(answers, growing.answer(asked(), 20))
+
+
+@pytest.mark.slow
+def test_a_compiled_step_answers_as_the_model_does_and_is_compiled_once():
+    """Slow: a compiler runs."""
+    made, embeddings, questions = decoder(num_key_value_heads=2), region_embeddings(), asked(ABOUT["mixed"])
+    expected = made.generate(embeddings, questions, STEPS)
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    for _ in range(2):
+        reading = made.start_reading(3, "compiled")
+        reading.read(embeddings)
+        assert_same(reading.answer(questions, STEPS), expected)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
+
+
+def test_a_step_that_cannot_be_compiled_is_told(monkeypatch):
+    from torch._inductor.exc import InductorError
+
+    def broken(*_arguments, **_keywords):
+        raise InductorError(RuntimeError("no compiler"), None)
+
+    made = decoder()
+    monkeypatch.setattr("torch.compile", lambda *_arguments, **_keywords: broken)
+    reading = made.start_reading(3, "compiled")
+    reading.read(region_embeddings())
+    with pytest.raises(PamKitError, match="cannot be compiled here.*no compiler.*decode without it"):
+        reading.answer(asked(), 3)
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "int8", "nf4"])
+def test_a_decoder_of_lower_precision_answers_nearly_as_before(precision):
+    pytest.importorskip("bitsandbytes", reason="quantised weights need pam-kit[quantize]")
+    made = decoder(num_key_value_heads=2, spread=5)
+    before = sum(p.numel() * p.element_size() for p in made.layers()[0].parameters())
+    expected = read_in_parts(made, region_embeddings()).answer(asked(), 1)
+    made.lower_precision(precision)
+    reading = read_in_parts(made, region_embeddings())
+    found = reading.answer(asked(), 1)
+    assert [one.score for one in found] == pytest.approx([one.score for one in expected], abs=0.15)
+    share = sum(p.numel() * p.element_size() for p in made.layers()[0].parameters()) / before
+    assert share == pytest.approx({"bfloat16": 0.5, "int8": 0.25, "nf4": 0.125}[precision], abs=0.03)
+    assert_same(found, made.generate(region_embeddings(), asked(), 1)) if precision == "nf4" else None
+
+
+def test_what_is_quantised_already_is_not_quantised_again(pretrained_decoder):
+    pytest.importorskip("bitsandbytes", reason="quantised weights need pam-kit[quantize]")
+    _, folder = pretrained_decoder()
+    with pytest.raises(PamKitError, match="quantised already.*decoder.quantize=int8"):
+        CausalLM(str(folder), template="plain", quantize="int8").lower_precision("nf4")

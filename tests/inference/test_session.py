@@ -120,6 +120,24 @@ def test_regions_of_several_pictures_are_told_apart(talking_model):
         session.ask(boxes[2], pictures=[3])
 
 
+@pytest.mark.parametrize("steps", ["growing", "fixed"])
+def test_steps_of_every_kind_answer_alike(talking_model, steps):
+    model = talking_model()
+    session = RegionPredictor(model, "cpu", SessionSettings(steps=steps)).open(picture())
+    for _ in range(2):
+        assert_plain(model, picture(), session.ask(prompts(), TASKS, ("en",), STEPS))
+
+
+def test_a_decoder_of_two_bytes_answers_and_the_masks_stay_as_they_are(talking_model):
+    expected = RegionPredictor(talking_model(), "cpu").predict(picture(), prompts(), max_new_tokens=1)
+    low = RegionPredictor(talking_model(), "cpu", precision="bfloat16")
+    assert {p.dtype for p in low.model.decoder.parameters()} == {torch.bfloat16}
+    for one, other in zip(low.predict(picture(), prompts(), max_new_tokens=1), expected, strict=True):
+        assert np.array_equal(one.mask, other.mask)
+        own, others = (found.texts["recognize"]["en"].score for found in (one, other))
+        assert own == pytest.approx(others, abs=0.2)
+
+
 def watched(model, monkeypatch) -> dict[str, list]:
     """What really runs: shapes of pictures encoded, prompts segmented, tokens read and vocabulary rows made."""
     seen: dict[str, list] = {"pictures": [], "regions": [], "positions": [], "rows": []}
@@ -312,7 +330,7 @@ def test_answers_that_memory_cut_off_are_said_again_but_told_once(talking_model,
 def test_memory_that_is_never_enough_is_an_error_of_the_region(talking_model, monkeypatch):
     model = talking_model()
     session = RegionPredictor(model, "cpu").open(picture())
-    never = Short(model.decoder.start_reading, 0, "cuda", lambda count: count)
+    never = Short(model.decoder.start_reading, 0, "cuda", lambda count, _steps: count)
     monkeypatch.setattr(model.decoder, "start_reading", never)
     found = session.ask(prompts()[:2], ("recognize",), ("en",), STEPS)
     assert never.asked == [2, 1, 1]
@@ -415,6 +433,8 @@ def test_wrong_questions_and_settings_name_what_is_wrong(talking_model):
         session.ask(prompts(), languages=("fr",))
     with pytest.raises(PamKitError, match="region_batch is 0; it is at least 1"):
         SessionSettings(region_batch=0)
+    with pytest.raises(PamKitError, match="steps is 'quick'; it is one of growing, fixed, compiled"):
+        SessionSettings(steps="quick")
     assert session.ask([]) == []
 
 

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import sys
 from pathlib import Path
 
 from pam_kit.cli.arguments import add_verb, positive
@@ -11,6 +12,7 @@ from pam_kit.cli.prompting import (
     add_checkpoint,
     add_prompts,
     add_questions,
+    add_speed,
     is_picture,
     opened_video,
     out_path,
@@ -38,7 +40,26 @@ def add_verbs(verbs) -> None:
     parser.add_argument("--frames", type=positive, metavar="N", help="frames of a video that are read (default 16)")
     parser.add_argument("--sampler", choices=SAMPLERS, help="which ones (default uniform)")
     parser.add_argument("--rate", type=float, metavar="FPS", help="frames a second of a folder of pictures")
-    parser.add_argument("--json", action="store_true", help="print JSON: COCO RLE masks, boxes, scores, texts")
+    add_speed(parser)
+    told = parser.add_mutually_exclusive_group()
+    told.add_argument("--json", action="store_true", help="print JSON: COCO RLE masks, boxes, scores, texts")
+    told.add_argument(
+        "--stream",
+        action="store_true",
+        help="of a picture: print JSON lines as things are known: masks, pieces of texts, answers, regions",
+    )
+    parser.add_argument(
+        "--ask",
+        action="append",
+        default=[],
+        metavar="TEXT",
+        help="of a picture: a question in words of your own, in the place of --task or beside it; repeatable",
+    )
+    parser.add_argument(
+        "--hypotheses",
+        action="store_true",
+        help="of a picture: also what else each prompt may mean (part, whole, group), with mask, IoU and label",
+    )
     parser.add_argument(
         "--out", metavar="FILE", help="overlay picture or annotated mp4 (default <name>_regions.png or .mp4)"
     )
@@ -58,25 +79,58 @@ def _predict_picture(options: argparse.Namespace) -> None:
     picture = out_path(options.out, default, PICTURE_FORMATS, "the overlay is a picture")
     of_videos = [name for name in ("frame", "frames", "sampler", "rate") if getattr(options, name) is not None]
     tell_unused("predict", [f"--{name}" for name in of_videos], f"{options.image} is a picture, not a video")
+    asked = options.task or (() if options.ask else ("recognize",))
     settle_questions(options, "recognize")
     from pam_kit.inference.predictor import RegionPredictor, as_array
     from pam_kit.inference.prompt_options import prompts_from_options
+    from pam_kit.inference.session_events import RegionReady, event_json
+    from pam_kit.inference.session_settings import SessionSettings
 
     image = as_array(options.image)
     prompts = prompts_from_options(options.box, options.point, options.mask, options.combine)
-    predictor = RegionPredictor.from_run(options.checkpoint, options.device)
-    regions = predictor.predict(image, prompts, options.task, options.lang, options.max_new_tokens)
-    from pam_kit.inference.overlay import draw_regions
+    settings = SessionSettings(steps=options.steps)
+    session = RegionPredictor.from_run(options.checkpoint, options.device, settings, options.precision).open(image)
+    own = {text: {options.lang[0]: text} for text in options.ask}
+    events = session.stream(
+        prompts, asked, options.lang, options.max_new_tokens, questions=own, hypotheses=options.hypotheses
+    )
+    ready = {}
+    for event in events:
+        if options.stream:
+            print(json.dumps(event_json(event), ensure_ascii=False), flush=True)
+        if isinstance(event, RegionReady):
+            ready[event.region] = event.prediction
+    regions = [ready[number] for number in range(len(prompts))]
+    wrong = [f"region {n} of {len(regions)}: {one.error}" for n, one in enumerate(regions, 1) if one.error is not None]
+    if len(wrong) < len(regions):
+        from pam_kit.inference.overlay import draw_regions
 
-    draw_regions(image, regions, languages=options.lang).save(picture)
+        draw_regions(image, regions, languages=options.lang).save(picture)
+        _print_regions(options, regions, picture)
+    for note in session.notes:
+        print(f"pam-kit predict: {note}", file=sys.stderr)
+    if wrong:
+        # The others are told and drawn by now.
+        raise PamKitError("\n".join(wrong))
+
+
+def _print_regions(options: argparse.Namespace, regions, picture: Path) -> None:
     if options.json:
         print(json.dumps([region.to_json() for region in regions], ensure_ascii=False, indent=1))
+    if options.json or options.stream:
         return
     for number, region in enumerate(regions, 1):
+        if region.error is not None:
+            continue
         print(
             f"region {number}: {int(region.mask.sum())} px, box {_numbers(region.box)}, predicted IoU {region.iou:.2f}"
         )
         _print_texts(region.texts)
+        for one in region.hypotheses:
+            chosen = ", chosen" if one.chosen else ""
+            print(f"  {one.name}: {int(one.mask.sum())} px, predicted IoU {one.iou:.2f}{chosen}")
+            if not one.chosen:
+                _print_texts(one.texts)
     print(f"overlay: {picture}")
 
 
@@ -85,6 +139,9 @@ def _predict_video(options: argparse.Namespace) -> None:
     annotated = out_path(options.out, default, VIDEO_FORMATS, "the annotated video is an mp4")
     if options.image == "-":
         raise PamKitError("predict goes through a video both ways, so it needs a file; pam-kit stream reads from -")
+    of_pictures = [name for name in ("stream", "ask", "hypotheses", "precision") if getattr(options, name)]
+    of_pictures += ["steps"] if options.steps != "growing" else []
+    tell_unused("predict", [f"--{name}" for name in of_pictures], f"{options.image} is a video, not a picture")
     settle_questions(options, "caption")
     from functools import partial
 

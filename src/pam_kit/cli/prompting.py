@@ -14,6 +14,9 @@ PICTURE_FORMATS = (".png", ".jpg", ".jpeg", ".webp")
 # Other pictures that can be read, though an overlay is not written so.
 _MORE_PICTURES = (".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".jfif", ".avif")
 VIDEO_FORMATS = (".mp4",)
+# As in contracts.slots, whose module would load torch.
+PRECISIONS = ("float32", "bfloat16", "float16", "int8", "nf4")
+STEPS = ("growing", "fixed", "compiled")
 
 
 def add_checkpoint(parser: argparse.ArgumentParser) -> None:
@@ -48,6 +51,17 @@ def add_prompts(parser: argparse.ArgumentParser, videos: bool = False, only: boo
             help=f"{what}the frame that prompts point into (default the first); a prompt says it by itself as in "
             "--box 5,9,60,80@12#2: in frame 12, about region 2",
         )
+
+
+def add_speed(parser: argparse.ArgumentParser) -> None:
+    """``--precision`` and ``--steps``: how the decoder computes."""
+    parser.add_argument("--precision", choices=PRECISIONS, help="of the decoder (default as it was trained)")
+    parser.add_argument(
+        "--steps",
+        choices=STEPS,
+        default=STEPS[0],
+        help="keys and values that grow with the answers (default), in buffers of fixed size, or that compiled",
+    )
 
 
 def add_questions(parser: argparse.ArgumentParser, default: str = "caption") -> None:

@@ -43,9 +43,11 @@ from pam_kit.contracts.samples import (
 from pam_kit.contracts.slots import (
     Decoder,
     Perceiver,
+    Precision,
     Projector,
     Reading,
     RegionMemory,
+    Steps,
     VisionBackbone,
 )
 
@@ -66,6 +68,7 @@ __all__ = [
     "PerceivedTokens",
     "Perceiver",
     "ProjectedTokens",
+    "Precision",
     "Projector",
     "PromptBatch",
     "Questions",
@@ -77,6 +80,7 @@ __all__ = [
     "RegionPrompt",
     "RegionSample",
     "Spoken",
+    "Steps",
     "TextLoss",
     "VideoRegion",
     "VideoSample",

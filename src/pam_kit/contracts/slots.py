@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +24,10 @@ from pam_kit.contracts.batches import (
 )
 from pam_kit.contracts.places import CropWindow
 from pam_kit.errors import PamKitError
+
+# What a decoder computes in for inference: floating point of two sizes, or weights of 8 or 4 bits.
+Precision = Literal["float32", "bfloat16", "float16", "int8", "nf4"]
+Steps = Literal["growing", "fixed", "compiled"]
 
 
 class RegionMemory(ABC):
@@ -279,8 +284,20 @@ class Decoder(nn.Module, ABC):
         """How many positions a question about a region takes beside the region's own. Only where ``room`` ends."""
         raise PamKitError(f"{type(self).__name__} has to say how long a question is, since its room ends")
 
-    def start_reading(self, count: int) -> Reading:
-        """Read ``count`` regions part by part, to be asked about at any time; the same answers as ``generate``."""
+    def lower_precision(self, precision: Precision) -> None:
+        """Compute in ``precision`` from now on, to answer faster or in less memory; nothing can be trained then.
+
+        Raises PamKitError where this decoder, its device or an installed package cannot.
+        """
+        raise PamKitError(f"{type(self).__name__} has one precision only; use causal_lm")
+
+    def start_reading(self, count: int, steps: Steps = "growing") -> Reading:
+        """Read ``count`` regions part by part, to be asked about at any time; the same answers as ``generate``.
+
+        ``steps``: keys and values that grow with the answers, and answers that drop out as they end; or buffers and
+        masks of one shape for all steps of a batch of answers (``fixed``), for which the code of a step can be compiled
+        (``compiled``).
+        """
         raise PamKitError(f"{type(self).__name__} cannot read a stream part by part; use causal_lm")
 
     @abstractmethod

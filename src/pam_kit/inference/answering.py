@@ -1,11 +1,11 @@
 """Questions about views of regions, answered by a decoder that reads each view once."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 
 from torch import Tensor
 
-from pam_kit.contracts import Decoder, GeneratedText, Reading, Spoken
+from pam_kit.contracts import Decoder, GeneratedText, Reading, Spoken, Steps
 from pam_kit.errors import PamKitError
 from pam_kit.inference.asked_regions import Pair, View, as_questions, views_of
 from pam_kit.inference.kept_readings import KeptReadings
@@ -21,12 +21,13 @@ class Answering:
     Args:
         decoder: reads and answers.
         kept: how many views are kept.
+        steps: see ``Decoder.start_reading``.
         work: what is computed is counted there.
         note: told of what a user should know.
     """
 
-    def __init__(self, decoder: Decoder, kept: int, work: Work, note: Callable[[str], None]):
-        self.decoder, self.kept, self._work, self._note = decoder, KeptReadings(kept), work, note
+    def __init__(self, decoder: Decoder, kept: int, steps: Steps, work: Work, note: Callable[[str], object]):
+        self.decoder, self.kept, self._steps, self._work, self._note = decoder, KeptReadings(kept), steps, work, note
 
     def say(
         self,
@@ -64,7 +65,7 @@ class Answering:
             if step.pieces[number] or number in step.ended:
                 yield pair, step.pieces[number], step.ended.get(number)
 
-    def _counted(self, reading: Reading, steps: Iterator[Spoken]) -> Iterator[Spoken]:
+    def _counted(self, reading: Reading, steps: Iterator[Spoken]) -> Generator[Spoken, None, None]:
         """The same steps; what each of them computed is counted."""
         try:
             before = (reading.positions_computed, reading.vocabulary_rows)
@@ -85,7 +86,7 @@ class Answering:
         fresh = []
         for start in range(0, len(new), together):
             embeddings = prefixes(new[start : start + together])
-            reading = self.decoder.start_reading(len(embeddings))
+            reading = self.decoder.start_reading(len(embeddings), self._steps)
             reading.read(embeddings)
             self._work.prefix_positions += reading.positions_computed
             self._work.positions += reading.positions_computed

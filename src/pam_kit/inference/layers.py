@@ -59,7 +59,9 @@ def scaled_layers(
     size = (max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))
     original = Image.fromarray(image)
     canvas = original.copy() if size == original.size else original.resize(size, Image.Resampling.BICUBIC)
-    layers = [region_layer(i, one.mask, one.prompt, scale, size) for i, one in enumerate(predictions, 1)]
+    # Numbers count the regions that could not be answered, of which there is nothing to draw.
+    numbered = [(number, one) for number, one in enumerate(predictions, 1) if one.error is None]
+    layers = [region_layer(number, one.mask, one.prompt, scale, size) for number, one in numbered]
     return canvas, layers
 
 

@@ -35,8 +35,8 @@ def draw_regions(
 
     Each region has a tinted mask with an outline, its prompt (dashed box, dashed outline of a prompt mask, green plus
     or red minus for points) and a number. Where masks overlap, the smaller one is on top. Pixels under no mask, prompt
-    or number keep their values; pictures below 512 pixels are enlarged (bicubic), their masks with them. Regions with an
-    error are counted and left out.
+    or number keep their values; pictures below 512 pixels are enlarged (bicubic), their masks with them. Regions with
+    an error are counted and left out.
 
     Args:
         image: (H, W, 3) uint8, RGB.

@@ -1,13 +1,14 @@
 """Pictures in whatever form they are given."""
 
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from pam_kit.errors import PamKitError
 
-Picture = str | Path | Image.Image | np.ndarray
+Picture: TypeAlias = str | Path | Image.Image | np.ndarray
 
 
 def as_array(image: Picture) -> np.ndarray:

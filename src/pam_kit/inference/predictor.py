@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from pam_kit.checkpoints import load_model
-from pam_kit.contracts import RegionPrompt
+from pam_kit.contracts import Precision, RegionPrompt
 from pam_kit.data.prepare import Geometry
 from pam_kit.errors import PamKitError, PromptError
 from pam_kit.inference.pictures import Picture, as_array
@@ -26,6 +26,7 @@ class RegionPredictor:
         model: a RegionVLM; it is put into eval mode.
         device: where to compute; the first accelerator by default, else the CPU.
         settings: how much is done at once, see SessionSettings.
+        precision: what the decoder computes in from now on, see ``Decoder.lower_precision``; null leaves it as it is.
 
     Example:
         >>> predictor = RegionPredictor.from_run("runs/pam_tiny")
@@ -38,9 +39,12 @@ class RegionPredictor:
         model: RegionVLM,
         device: torch.device | str | None = None,
         settings: SessionSettings | None = None,
+        precision: Precision | None = None,
     ):
         self.device = _usable(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.model = model.eval().to(self.device)
+        if precision is not None:
+            model.decoder.lower_precision(precision)
         self.geometry, self.settings = Geometry.of(model.backbone), settings or SessionSettings()
 
     @classmethod
@@ -49,9 +53,10 @@ class RegionPredictor:
         folder: str | Path,
         device: torch.device | str | None = None,
         settings: SessionSettings | None = None,
+        precision: Precision | None = None,
     ) -> "RegionPredictor":
         """Load the model of a run folder."""
-        return cls(load_model(folder)[0], device, settings)
+        return cls(load_model(folder)[0], device, settings, precision)
 
     def open(self, *images: Picture) -> Session:
         """A session about one picture, or several, each of which is encoded now and never again."""

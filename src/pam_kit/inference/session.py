@@ -81,7 +81,8 @@ class Session:
         arrays = [as_array(image) for image in images]
         self.sizes = [(array.shape[0], array.shape[1]) for array in arrays]
         self._looking = Looking(model, arrays, self._bounds, self.work)
-        self._answering = Answering(model.decoder, self.settings.kept_regions, self.work, self._bounds.note)
+        kept, steps = self.settings.kept_regions, self.settings.steps
+        self._answering = Answering(model.decoder, kept, steps, self.work, self._bounds.note)
         # Masks of the regions that were asked about last, by the region's name, which mask and whether with hypotheses.
         self._seen: OrderedDict[Hashable, RegionMasks] = OrderedDict()
 
@@ -226,7 +227,8 @@ class Session:
         name = (region.name, region.candidate, hypotheses)
         if (masks := self._seen.get(name)) is None:
             return False
-        candidates = [one.candidate for one in masks.candidates] or [region.candidate]
+        meant: list[int | None] = [one.candidate for one in masks.candidates]
+        candidates = meant or [region.candidate]
         if any((region.name, candidate) not in self._answering.kept for candidate in candidates):
             return False
         self._seen.move_to_end(name)

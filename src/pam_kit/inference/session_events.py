@@ -1,6 +1,7 @@
 """What a session tells while it answers: masks first, then texts token by token, then each region as a whole."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from pam_kit.contracts import GeneratedText
 from pam_kit.inference.result import RegionPrediction
@@ -48,3 +49,18 @@ class RegionReady:
 
 
 SessionEvent = MaskReady | TextGrows | TextReady | RegionReady
+
+_NAMES = {MaskReady: "mask", TextGrows: "text", TextReady: "answer", RegionReady: "region"}
+
+
+def event_json(event: SessionEvent) -> dict[str, Any]:
+    """Plain values that ``json.dumps`` takes: ``event`` is mask, text, answer or region, ``region`` counts from 1."""
+    told: dict[str, Any] = {"event": _NAMES[type(event)], "region": event.region + 1}
+    if isinstance(event, MaskReady | RegionReady):
+        return told | event.prediction.to_json()
+    told |= {"task": event.task, "language": event.language}
+    if event.hypothesis is not None:
+        told["hypothesis"] = event.hypothesis
+    if isinstance(event, TextGrows):
+        return told | {"piece": event.piece}
+    return told | {"text": event.answer.text, "score": event.answer.score}

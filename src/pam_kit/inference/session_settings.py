@@ -1,7 +1,9 @@
 """How much a session does at once, and what it has done."""
 
 from dataclasses import dataclass, replace
+from typing import get_args
 
+from pam_kit.contracts import Steps
 from pam_kit.errors import PamKitError
 
 
@@ -15,18 +17,24 @@ class SessionSettings:
         answer_batch: answers that are made together.
         kept_regions: regions whose keys and values stay in memory once they have been asked about, those that were
             asked about last; they are not read again.
+        steps: how the decoder makes its steps, see ``Decoder.start_reading``: ``growing`` keys and values, buffers of
+            ``fixed`` size, or those with a ``compiled`` step. The first is the fastest where few answers are long or
+            numbers of regions and questions change; compiling pays where the same numbers are asked all the time.
     """
 
     picture_batch: int = 8
     region_batch: int = 8
     answer_batch: int = 32
     kept_regions: int = 8
+    steps: Steps = "growing"
 
     def __post_init__(self):
         least = {"picture_batch": 1, "region_batch": 1, "answer_batch": 1, "kept_regions": 0}
         for name, smallest in least.items():
             if getattr(self, name) < smallest:
                 raise PamKitError(f"{name} is {getattr(self, name)}; it is at least {smallest}")
+        if self.steps not in get_args(Steps):
+            raise PamKitError(f"steps is {self.steps!r}; it is one of {', '.join(get_args(Steps))}")
 
 
 class Bounds:
