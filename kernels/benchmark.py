@@ -21,7 +21,7 @@ from pam_kit.kernels.cases import PROVIDERS, Case, Function, cases
 from pam_kit.kernels.counting import Launch
 from pam_kit.kernels.entries import OPERATORS
 from pam_kit.kernels.gate import WrongResults, gate, is_float
-from pam_kit.kernels.roofline import CARDS, Card, bound
+from pam_kit.kernels.roofline import CARDS, bound, known_card
 
 MODES = ("forward", "backward", "both")
 TYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
@@ -157,7 +157,7 @@ def _launches(case: Case, mode: str) -> list[Launch]:
 
 def _card_bound(work: Sequence[Launch]) -> float | None:
     """Microseconds on the card at hand, if its peaks are known."""
-    card: Card | None = next((card for name, card in CARDS.items() if name in _device_name()), None)
+    card = known_card(_device_name())
     return bound(work, card) * 1e6 if card else None
 
 

@@ -43,6 +43,12 @@ class Recorder(TorchDispatchMode):
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         kwargs = kwargs or {}
+        if function.overloadpacket not in self.flops:
+            # In inference mode an operation that is made of others comes as a whole.
+            with self:
+                parts = function.decompose(*args, **kwargs)
+            if parts is not NotImplemented:
+                return parts
         out = function(*args, **kwargs)
         name = function.overloadpacket.__name__
         if not function.is_view and name not in FREE:

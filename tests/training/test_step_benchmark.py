@@ -119,9 +119,9 @@ def test_the_largest_difference_of_gradients(tmp_path):
 def test_a_peak_is_that_of_the_step_alone():
     """What was held and given back before is forgotten. In a process of its own: here, freed memory may lie about."""
     code = (
-        "import torch; from pam_kit.training import measured_step as m\n"
-        "torch.ones(30_000_000); before = m._reset_peak(); held = torch.ones(10_000_000); del held\n"
-        "print(m._status('VmHWM') - before)"
+        "import torch; from pam_kit.inference.peak_memory import peak, reset_peak\n"
+        "torch.ones(30_000_000); before = reset_peak(); held = torch.ones(10_000_000); del held\n"
+        "print(peak() - before)"
     )
     environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": str(2**20)}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)

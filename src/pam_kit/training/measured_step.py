@@ -7,16 +7,15 @@ import gc
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
 from pam_kit.contracts import BOX_BOTTOM_RIGHT, BOX_TOP_LEFT, PromptBatch, Questions, RegionBatch, VisionBackbone
-from pam_kit.errors import PamKitError
+from pam_kit.inference.peak_memory import peak, reset_peak
 from pam_kit.model import RegionVLM
 from pam_kit.registry import find
 from pam_kit.sections import TrainSection
@@ -61,17 +60,17 @@ def measure(variant: str, sizes: StepSizes, cache_folder: str, gradients: str | 
     optimizer = torch.optim.AdamW(parameter_groups(model, TrainSection()))
     _make_state(optimizer)
     gc.collect()
-    before = _reset_peak()
+    before = reset_peak()
     started, cpu_started = time.perf_counter(), time.process_time()
     loss = loss_of(model, batch)
     loss.backward()
     optimizer.step()
     seconds, cpu_seconds = time.perf_counter() - started, time.process_time() - cpu_started
-    peak = _status("VmHWM") - before
+    more = peak() - before
     if gradients is not None:
         save_file({name: p.grad for name, p in model.named_parameters() if p.grad is not None}, gradients)
     parameters = sum(p.numel() for p in model.decoder.parameters())
-    return Measurement(seconds, cpu_seconds, before, peak, loss.item(), parameters, torch.get_num_threads())
+    return Measurement(seconds, cpu_seconds, before, more, loss.item(), parameters, torch.get_num_threads())
 
 
 def keep(sizes: StepSizes, cache_folder: str) -> None:
@@ -81,7 +80,21 @@ def keep(sizes: StepSizes, cache_folder: str) -> None:
 
 
 def build_model(sizes: StepSizes) -> RegionVLM:
-    """SAM 2.1 with its smallest encoder, PAM's perceiver and projector, a Qwen2; all of random weights."""
+    """The model of ``random_model`` as it learns."""
+    model = random_model(sizes, _TEXTS)
+    freeze_all_but(model, TRAINED)
+    model.train()
+    keep_frozen_parts_in_eval(model)
+    return model
+
+
+def random_model(sizes: StepSizes, texts: Sequence[Sequence[str]], template: str = "plain") -> RegionVLM:
+    """SAM 2.1 with its smallest encoder, PAM's perceiver and projector, a Qwen2; all of random weights.
+
+    Args:
+        texts: what the tokenizer is learned from.
+        template: the decoder's chat format.
+    """
     torch.manual_seed(0)
     backbone = find("backbone", "sam2").build(size="tiny", image_size=sizes.image_size, frozen=True)
     decoder = find("decoder", "causal_lm").build(
@@ -92,17 +105,13 @@ def build_model(sizes: StepSizes) -> RegionVLM:
         num_key_value_heads=2,
         intermediate_size=3 * sizes.hidden_size,
         vocab_size=sizes.vocabulary,
-        template="plain",
+        template=template,
     )
-    decoder.learn_vocabulary(text for texts in _TEXTS for text in texts)
+    decoder.learn_vocabulary(text for group in texts for text in group)
     width = {"embed_dim": backbone.embed_dim}
     perceiver = find("perceiver", "semantic_perceiver").build(**width)
     projector = find("projector", "pixel_shuffle_mlp").build(**width, output_dim=decoder.embed_dim)
-    model = RegionVLM(backbone, perceiver, projector, decoder)
-    freeze_all_but(model, TRAINED)
-    model.train()
-    keep_frozen_parts_in_eval(model)
-    return model
+    return RegionVLM(backbone, perceiver, projector, decoder)
 
 
 def build_batch(sizes: StepSizes, backbone: VisionBackbone) -> RegionBatch:
@@ -155,24 +164,6 @@ def _make_state(optimizer: torch.optim.Optimizer) -> None:
             parameter.grad = torch.zeros_like(parameter)
     optimizer.step()
     optimizer.zero_grad()
-
-
-def _reset_peak() -> int:
-    """Forget the process's highest memory use so far; returns its present one, in bytes."""
-    try:
-        Path("/proc/self/clear_refs").write_text("5")
-        return _status("VmRSS")
-    except OSError as error:
-        raise PamKitError(
-            f"the peak memory of a step cannot be measured here ({error}): that needs Linux, and leave to write "
-            "/proc/self/clear_refs"
-        ) from error
-
-
-def _status(name: str) -> int:
-    """A memory entry of /proc/self/status, in bytes: VmRSS the present resident memory, VmHWM its highest value."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:"))
 
 
 def main() -> None:
