@@ -17,6 +17,7 @@ VERBS = (
     "fit",
     "evaluate",
     "ablate",
+    "bench",
     "predict",
     "everything",
     "recognize",

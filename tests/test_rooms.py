@@ -35,6 +35,8 @@ MAY_IMPORT = {
     "evaluation": BOTTOM | REGISTRY | MODEL | {"data", "inference"},
     # A study trains and scores.
     "ablation": BOTTOM | REGISTRY | MODEL | {"data", "inference", "training", "evaluation"},
+    # Speed is measured of all that runs, and against plain code that knows the parts.
+    "bench": BOTTOM | REGISTRY | MODEL | {"data", "inference", "training", "components", "kernels"},
 }
 MAY_IMPORT["cli"] = set(MAY_IMPORT)
 # A package that may import more than its room: the check of the parts called `pam` has to name them.

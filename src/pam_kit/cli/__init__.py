@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pam_kit import __version__
 from pam_kit.cli import (
     ablations,
+    bench,
     datasets,
     evaluation,
     everything,
@@ -59,6 +60,7 @@ def _parser() -> argparse.ArgumentParser:
         runs,
         evaluation,
         ablations,
+        bench,
         prediction,
         everything,
         recognition,

@@ -1,0 +1,44 @@
+"""Whether two ways of doing a piece of work came to the same. Torch-free."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+# Of a mask's logits, expected IoU and object score.
+TOLERANCE = 1e-4
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """How far two outcomes differ.
+
+    Args:
+        texts: answers that read differently.
+        pixels: pixels of masks that differ although the plain path's logit is further from 0 than ``TOLERANCE``.
+        largest: the largest difference of a score.
+        distinct: answers among all that read differently from each other: with few of them, equal texts say little.
+    """
+
+    texts: int
+    pixels: int
+    largest: float
+    distinct: int
+
+    @property
+    def same(self) -> bool:
+        return self.texts == 0 and self.pixels == 0 and self.largest <= TOLERANCE
+
+
+def compare(kit: str, plain: str) -> Comparison:
+    """Two files that ``outcome.save`` wrote."""
+    with np.load(kit, allow_pickle=False) as one, np.load(plain, allow_pickle=False) as other:
+        if any(one[name].shape != other[name].shape for name in ("masks", "texts")):
+            # One of them has found less: nothing fits.
+            return Comparison(max(one["texts"].size, other["texts"].size), other["masks"].size, np.inf, 0)
+        differing = (one["masks"] != other["masks"]) & ~other["unsure"]
+        return Comparison(
+            texts=int((one["texts"] != other["texts"]).sum()),
+            pixels=int(differing.sum()),
+            largest=float(np.abs(one["scores"] - other["scores"]).max(initial=0.0)),
+            distinct=len(set(other["texts"].tolist())),
+        )

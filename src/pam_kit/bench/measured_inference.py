@@ -1,0 +1,189 @@
+"""Pieces of work done in a process of its own, their time and memory measured: what ``workers`` starts.
+
+``python -m pam_kit.bench.measured_inference JOB``: JOB is JSON, and so is every line that comes in and goes out.
+"""
+
+import gc
+import json
+import os
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from pam_kit.bench.models import chosen_model, pictures, prompts
+from pam_kit.bench.outcome import Found, save
+from pam_kit.bench.plain_answers import PlainPath
+from pam_kit.bench.roofline_share import shares
+from pam_kit.bench.stage_times import StageTimes, watched
+from pam_kit.bench.works import STAGES, ModelChoice, Work
+from pam_kit.contracts import RegionPrompt
+from pam_kit.errors import PamKitError
+from pam_kit.inference.peak_memory import give_back_freed, peak, reset_peak
+from pam_kit.inference.predictor import RegionPredictor
+from pam_kit.inference.session_settings import Work as Counts
+from pam_kit.inference.tracker import VideoPredictor
+from pam_kit.inference.video_result import FramePrompt
+from pam_kit.kernels.counting import Recorder
+from pam_kit.kernels.roofline import known_card
+
+MEGABYTE = 1e6
+
+
+@dataclass
+class Timing:
+    """Of one piece of work, done once.
+
+    Args:
+        seconds, cpu_seconds: on the clock, and of all threads.
+        stages_ms: milliseconds by stage.
+        tokens: words that were said.
+        notes: what the session noted, such as that memory was short.
+        counts: what was computed; none where it is not counted.
+        roofline: by stage the share of the least time that the card allows; none where its peaks are not known.
+    """
+
+    seconds: float
+    cpu_seconds: float
+    stages_ms: dict[str, float]
+    tokens: int
+    notes: list[str]
+    counts: dict[str, int] | None
+    roofline: dict[str, float] | None = None
+
+
+@dataclass
+class Memory:
+    """Of one piece of work: megabytes held before it, the model included, and more at its peak; on a GPU those of the
+    GPU."""
+
+    held_mb: float
+    peak_mb: float
+
+
+class Bench:
+    """Does pieces of work in one way, always with the same model.
+
+    Args:
+        choice: the model.
+        path: ``kit`` or ``plain``.
+        device: where to compute; the first accelerator by default, else the CPU.
+    """
+
+    def __init__(self, choice: ModelChoice, path: str, device: str | None = None):
+        self.path, self._predictor = path, RegionPredictor(chosen_model(choice), device)
+        self.model, self.device = self._predictor.model, self._predictor.device
+
+    def facts(self) -> dict[str, Any]:
+        """What is measured, and where."""
+        on_gpu = self.device.type == "cuda"
+        return {
+            "parameters": sum(parameter.numel() for parameter in self.model.parameters()),
+            "decoder_parameters": sum(parameter.numel() for parameter in self.model.decoder.parameters()),
+            "vocabulary": self.model.decoder.vocabulary_size,
+            "device": torch.cuda.get_device_name(self.device) if on_gpu else "CPU",
+            "threads": torch.get_num_threads(),
+            "torch": torch.__version__,
+        }
+
+    def time(self, work: Work, outputs: str | None = None, with_roofline: bool = False) -> Timing:
+        """Do a piece of work.
+
+        Args:
+            outputs: a file for what came of it.
+            with_roofline: do it once more to count kernels, where the card's peaks are known.
+        """
+        asked, times = (pictures(work), prompts(work)), StageTimes(self.device)
+        gc.collect()
+        started, cpu_started = self._now()
+        with watched(self.model, times):
+            found, counts, notes = self._done(work, *asked, times)
+        ended, cpu_ended = self._now()
+        if outputs is not None:
+            save(found, outputs)
+        return Timing(
+            seconds=ended - started,
+            cpu_seconds=cpu_ended - cpu_started,
+            stages_ms={name: 1000 * times.seconds.get(name, 0.0) for name in STAGES},
+            tokens=times.tokens,
+            notes=notes,
+            counts=None if counts is None else asdict(counts),
+            roofline=self._shares(work, times) if with_roofline else None,
+        )
+
+    def memory(self, work: Work) -> Memory:
+        """Do a piece of work; whatever is timed afterwards in this process takes longer."""
+        asked = pictures(work), prompts(work)
+        gc.collect()
+        give_back_freed()
+        held = reset_peak(self.device)
+        self._done(work, *asked, StageTimes(self.device))
+        return Memory(held / MEGABYTE, (peak(self.device) - held) / MEGABYTE)
+
+    def _now(self) -> tuple[float, float]:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return time.perf_counter(), time.process_time()
+
+    def _done(
+        self, work: Work, shown: list[np.ndarray], pointed: list[RegionPrompt], times: StageTimes
+    ) -> tuple[Sequence[Found], Counts | None, list[str]]:
+        """What was found of each region, what was computed if that is counted, and notes."""
+        if self.path == "plain":
+            plain, asked = PlainPath(self.model, times), (work.asked, work.max_new_tokens)
+            if work.frames:
+                return [plain.clip(shown, one, *asked) for one in pointed], plain.counts, []
+            return [plain.picture(image, one, *asked) for image in shown for one in pointed], plain.counts, []
+        tasks, languages = work.asked
+        if work.frames:
+            where = [FramePrompt(number, 0, one) for number, one in enumerate(pointed)]
+            video = VideoPredictor(self.model, self.device)
+            options = {"sampler": "all", "frames": work.frames, "max_new_tokens": work.max_new_tokens}
+            return video.predict(shown, where, tasks, languages, **options).regions, None, []
+        session = self._predictor.open(*shown)
+        index = [number for number in range(work.images) for _ in pointed]
+        found = session.ask(pointed * work.images, tasks, languages, work.max_new_tokens, pictures=index)
+        if wrong := next((one.error for one in found if one.error), None):
+            raise PamKitError(wrong)
+        return found, session.work, session.notes
+
+    def _shares(self, work: Work, measured: StageTimes) -> dict[str, float] | None:
+        card = known_card(self.facts()["device"])
+        if card is None:
+            return None
+        recorder = Recorder()
+        counted = StageTimes(self.device, recorder)
+        with recorder, watched(self.model, counted):
+            self._done(work, pictures(work), prompts(work), counted)
+        return shares(counted.launches, measured.seconds, card)
+
+
+def main() -> None:
+    """Do the pieces of work that standard input names, one a line, until it ends."""
+    # What libraries print is none of the answers.
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+
+    def tell(answer: dict[str, Any]) -> None:
+        print(json.dumps(answer), file=answers, flush=True)
+
+    job = json.loads(sys.argv[1])
+    choice = ModelChoice(**job["model"] | {"overrides": tuple(job["model"]["overrides"])})
+    try:
+        bench = Bench(choice, job["path"], job["device"])
+        bench.time(Work(**job["warm_up"]))  # the first pass fills caches and starts threads
+        tell(bench.facts())
+        for line in sys.stdin:
+            asked = json.loads(line)
+            what, work = asked.pop("what"), Work(**asked.pop("work"))
+            tell(asdict(bench.memory(work) if what == "memory" else bench.time(work, **asked)))
+    except PamKitError as error:
+        tell({"error": str(error)})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,49 @@
+"""What came of a piece of work, in a file, so that two ways of doing it can be compared."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch.nn.functional as F
+
+from pam_kit.bench.comparison import TOLERANCE
+from pam_kit.bench.models import SIZE
+from pam_kit.bench.plain_answers import PlainRegion
+from pam_kit.inference.result import RegionPrediction
+from pam_kit.inference.video_result import VideoRegionPrediction
+
+Found = PlainRegion | RegionPrediction | VideoRegionPrediction
+
+
+def save(found: Sequence[Found], file: str) -> None:
+    """Write masks (M, H, W), their scores (M, 2), and texts (T,); M counts regions, frame by frame.
+
+    Of the plain path also ``unsure`` (M, H, W): where a mask's logit is so near 0 that it may fall on either side.
+    """
+    sights = [sight for one in found for sight in _sights(one)]
+    np.savez(
+        file,
+        masks=np.array([mask for mask, _, _ in sights], dtype=bool),
+        unsure=np.array([unsure for _, unsure, _ in sights], dtype=bool),
+        scores=np.array([scores for _, _, scores in sights], dtype=np.float64),
+        texts=np.array([text for one in found for text in _texts(one)], dtype=np.str_),
+    )
+
+
+def _sights(one: Found) -> list[tuple[np.ndarray, np.ndarray, tuple[float, float]]]:
+    """Mask, where it is unsure, and expected IoU and object score, of each frame."""
+    sure: np.ndarray = np.zeros(SIZE, dtype=bool)
+    if isinstance(one, RegionPrediction):
+        return [(one.mask, sure, (one.iou, one.object_score))]
+    if isinstance(one, VideoRegionPrediction):
+        return [(frame.mask(SIZE), sure, (frame.iou, frame.object_score)) for frame in one.frames]
+    sights = []
+    for logits, scores in zip(one.logits, one.scores, strict=True):
+        full = F.interpolate(logits[None, None], size=one.size, mode="bilinear", align_corners=False)[0, 0]
+        sights.append(((full > 0).numpy(), (full.abs() <= TOLERANCE).numpy(), scores))
+    return sights
+
+
+def _texts(one: Found) -> list[str]:
+    if isinstance(one, PlainRegion):
+        return one.texts
+    return [answer.text for by_language in one.texts.values() for answer in by_language.values()]

@@ -1,0 +1,138 @@
+"""Questions about regions answered plainly, which the kit's own way is measured against: nothing is shared or batched.
+
+It is what the released code does: every region is a sample of its own that brings its picture or clip along, every
+question is read together with its region, and while it is read the logits of every position are made.
+"""
+
+import inspect
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+
+from pam_kit.bench.stage_times import StageTimes
+from pam_kit.components.decoders.causal_lm import CausalLM
+from pam_kit.components.decoders.chat import ChatFormat
+from pam_kit.components.decoders.conversation import REGION_ID
+from pam_kit.contracts import RegionFeatures, RegionPrompt
+from pam_kit.data.prepare import Geometry, collate, model_image, prepare
+from pam_kit.errors import PamKitError
+from pam_kit.inference.session_settings import Work as Counts
+from pam_kit.inference.stream_clip import Asking
+from pam_kit.model import RegionVLM
+from pam_kit.tasks import question
+
+# Tasks and languages.
+Asked = tuple[tuple[str, ...], tuple[str, ...]]
+
+
+@dataclass
+class PlainRegion:
+    """One region: its mask logits (4h, 4w), expected IoU and object score in each frame, and the answers about it."""
+
+    size: tuple[int, int]
+    logits: list[Tensor] = field(default_factory=list)
+    scores: list[tuple[float, float]] = field(default_factory=list)
+    texts: list[str] = field(default_factory=list)
+
+    def see(self, regions: RegionFeatures) -> None:
+        # A row of a tensor would keep the whole tensor.
+        self.logits.append(regions.mask_logits[0, 0].float().cpu().clone())
+        self.scores.append((float(regions.iou[0]), float(regions.object_score[0].sigmoid())))
+
+
+class PlainPath:
+    """Answers one question about one region at a time, greedily.
+
+    Attributes:
+        counts: what was computed so far.
+
+    Args:
+        model: a RegionVLM in eval mode.
+        times: where the seconds of the language model go.
+
+    Raises:
+        PamKitError: the model's decoder is none of Hugging Face's.
+    """
+
+    def __init__(self, model: RegionVLM, times: StageTimes):
+        if not isinstance(model.decoder, CausalLM):
+            raise PamKitError(
+                f"the plain path is written for the decoder causal_lm, not {type(model.decoder).__name__}; measure "
+                "without --against plain"
+            )
+        if model.decoder.needs_vocabulary():
+            raise PamKitError("the decoder has no tokenizer yet: train it, or load a run that has one")
+        self.model, self.counts, self._times = model, Counts(), times
+        self._lm = model.decoder.lm
+        accepted = inspect.signature(self._lm.forward).parameters
+        self._cache_name = "cache" if "cache" in accepted else "past_key_values"
+        self._form = ChatFormat(model.decoder.tokenizer, model.decoder.template)
+        self._geometry, self._device = Geometry.of(model.backbone), next(model.parameters()).device
+
+    @torch.inference_mode()
+    def picture(self, image: np.ndarray, prompt: RegionPrompt, asked: Asked, max_new_tokens: int) -> PlainRegion:
+        """One region of a picture (H, W, 3) uint8; the questions are asked task by task."""
+        region = PlainRegion((image.shape[0], image.shape[1]))
+        batch = collate([prepare(image, [prompt], [], self._geometry)], self._geometry).to(self._device)
+        features = self.model.segment(batch.images, batch.image_index, batch.prompts)
+        self._count_sight()
+        region.see(features)
+        prefix = self.model.prefix(self.model.perceive(features))
+        words = [question(task, language) for task in asked[0] for language in asked[1]]
+        region.texts = [self._answer(prefix, one, max_new_tokens) for one in words]
+        return region
+
+    @torch.inference_mode()
+    def clip(
+        self, frames: Sequence[np.ndarray], prompt: RegionPrompt, asked: Asked, max_new_tokens: int
+    ) -> PlainRegion:
+        """One region of a clip, pointed at in its first frame; every frame is read."""
+        region = PlainRegion((frames[0].shape[0], frames[0].shape[1]))
+        batch = collate([prepare(frames[0], [prompt], [], self._geometry)], self._geometry).to(self._device)
+        images = [model_image(frame, self._geometry.image_size).to(self._device) for frame in frames]
+        tokens = []
+        for index, features in enumerate(self.model.backbone.track(images, batch.prompts)):
+            self._count_sight()
+            region.see(features)
+            seen = self.model.with_crops(features, images[index][None])
+            tokens.append(self.model.prefix.of_frame(self.model.perceive(seen, later=index > 0)))
+        prefix = torch.cat(tokens, dim=1)
+        words = Asking(*asked, max_new_tokens).questions({}).questions
+        region.texts = [self._answer(prefix, one, max_new_tokens) for one in words]
+        return region
+
+    def _count_sight(self) -> None:
+        self.counts.pictures += 1
+        self.counts.regions += 1
+        self.counts.views += 1
+
+    def _answer(self, prefix: Tensor, words: str, max_new_tokens: int) -> str:
+        """The answer to one question behind the embeddings (1, L, D) of its region."""
+        ids = self._form.prompt(words).to(self._device)
+        place = int((ids == REGION_ID).nonzero()[0])
+        table = self._lm.get_input_embeddings()
+        with self._times.stage("prefill"):
+            parts = [table(ids[:place])[None], prefix.to(table.weight), table(ids[place + 1 :])[None]]
+            # Nothing tells the model whose logits are wanted.
+            held = {self._cache_name: DynamicCache(config=self._lm.config)}
+            output = self._lm(inputs_embeds=torch.cat(parts, dim=1), use_cache=True, **held)
+        length = output.logits.shape[1]
+        self.counts.prefix_positions += place + prefix.shape[1]
+        self.counts.positions += length
+        self.counts.vocabulary_rows += length
+        said: list[int] = []
+        with self._times.stage("decode"):
+            while True:
+                best = output.logits[0, -1].argmax()
+                said.append(int(best))
+                self._times.tokens += 1
+                if said[-1] == self._form.end or len(said) == max_new_tokens:
+                    break
+                output = self._lm(input_ids=best[None, None], use_cache=True, **held)
+                self.counts.positions += 1
+                self.counts.vocabulary_rows += 1
+        return self._form.answer(torch.tensor(said), torch.zeros(len(said))).text
