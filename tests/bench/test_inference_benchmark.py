@@ -51,8 +51,14 @@ def test_the_table_has_one_object_a_row(in_this_process, recipe, capsys, monkeyp
         assert row["times_faster"] == pytest.approx(1 / row["time_ratio"]) and row["memory_ratio"] == 0.75
         assert set(row["stages_ms"]) == set(row["plain_stages_ms"]) == set(works.STAGES)
         assert 0 < sum(row["stages_ms"].values()) <= 1000 * row["seconds"]
+        regions, questions = int(row["work"].split()[0]), int(row["work"].split()[3])
+        assert row["counts"]["pictures"] == 1 and row["plain_counts"]["pictures"] == regions
+        # Each region is read at most once, whatever is asked about it, and logits are made of what is said alone.
+        assert row["counts"]["prefix_positions"] * questions <= row["plain_counts"]["prefix_positions"]
+        assert row["counts"]["vocabulary_rows"] == row["tokens"] == regions * questions * 3
+        assert row["plain_counts"]["vocabulary_rows"] == row["plain_counts"]["positions"] > row["tokens"]
         assert row["one_region_peak_mb"] == 3.0 and row["roofline"] is None and row["notes"] == []
-    assert found[2]["tokens"] == found[2]["plain_tokens"] == 3 * 2 * 3
+        assert row["plain_tokens"] == row["tokens"]
 
 
 def test_the_works_of_the_table_are_those_that_were_promised():
