@@ -288,6 +288,8 @@ def test_data_check_of_what_does_not_exist(capsys, tmp_path, monkeypatch, argume
 
 def test_a_schedule_is_scored_on_its_last_stage(monkeypatch):
     asked = []
-    monkeypatch.setattr("pam_kit.cli.evaluation.evaluate_recipe", lambda recipe, *rest: asked.append((recipe.name, *rest)))
+    monkeypatch.setattr(
+        "pam_kit.cli.evaluation.evaluate_recipe", lambda recipe, *rest: asked.append((recipe.name, *rest))
+    )
     assert main(["evaluate", "pam_tiny_video", "--checkpoint", "runs/some"]) == 0
     assert asked == [("pam_tiny_video_stage2", "runs/some", Path("runs/some/evaluation/pam_tiny_video_stage2"))]
