@@ -95,7 +95,7 @@ def test_sources_that_are_no_good(call, bad, verb, source, message, tmp_path):
         (
             "predict",
             ["--box", "1,1,9,9@4#2", "--box", "1,1,8,8@4#2"],
-            "region 2, pointed at in frame 4: it has 2 boxes",
+            "region 2, pointed at in frame 4: one region has at most one box",
         ),
         ("predict", ["--mask", "no.png@3"], "--mask no.png: no such file"),
     ],
