@@ -78,10 +78,13 @@ def test_tables_and_the_page(study, capsys, tmp_path):
 
     page = tmp_path / "docs" / "ablations.md"
     page.parent.mkdir()
-    page.write_text(f"# By hand\n\n{START}\nold\n")
+    page.write_text(f"# By hand\n\n{START}\n\n## Tokens\n\nold\n\n## Run elsewhere\n\n| a |\n\nremark\n")
     assert write_page(out, page.parent, [file]) == ["tokens"]
     text = page.read_text()
-    assert text.startswith(f"# By hand\n\n{START}\n") and "## Tokens" in text and "old" not in text
+    assert text.startswith(f"# By hand\n\n{START}\n") and text.count("## Tokens") == 1 and "old" not in text
+    assert text.endswith("\n\n## Run elsewhere\n\n| a |\n\nremark\n")
+    write_page(out, page.parent, [file])
+    assert page.read_text() == text
     assert (page.parent / "images" / "ablation_tokens.png").is_file()
     capsys.readouterr()
 

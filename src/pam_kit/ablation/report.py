@@ -20,9 +20,10 @@ _OPENING = "# Ablations\n"
 
 
 def write_page(out: Path, docs: Path, own: Sequence[str] = ()) -> list[str]:
-    """Write the page of all studies that have results in ``out``; returns their names.
+    """Write the sections of all studies that have results in ``out``; returns their names.
 
-    What stands in the page above the marked line is kept: it is written by hand.
+    What stands in the page above the marked line is kept: it is written by hand. So are the sections of other studies,
+    which were run elsewhere.
 
     Args:
         out: the folder of studies and runs.
@@ -33,19 +34,32 @@ def write_page(out: Path, docs: Path, own: Sequence[str] = ()) -> list[str]:
         PamKitError: no study has been tabled there, or none of its runs is finished.
     """
     files = dict.fromkeys([*shipped_studies().values(), *(find_study(name) for name in own)])
-    read = [study for file in files if study_folder(out, study := read_study(file)).is_dir()]
-    found = [collect(make_chains(study), out) for study in read]
-    found = [results for results in found if any(row.cells for row in results.rows)]
+    studies = [read_study(file) for file in files]
+    tabled = [study for study in studies if study_folder(out, study).is_dir()]
+    found = {study.title: collect(make_chains(study), out) for study in tabled}
+    found = {title: results for title, results in found.items() if any(row.cells for row in results.rows)}
     if not found:
         raise PamKitError(f"no study has a finished run in {out}; run one first: pam-kit ablate STUDY --out {out}")
     page = docs / PAGE
     former = page.read_text(encoding="utf-8") if page.is_file() else _OPENING
-    lines = [former.partition(START)[0].rstrip(), "", START]
-    for results in found:
-        lines += ["", *_section(results, docs)]
+    opening, _, below = former.partition(START)
+    sections = _sections(below) | {title: _section(results, docs) for title, results in found.items()}
+    # In the order of the studies; what the page has of a study that is no longer known goes to its end.
+    order = [study.title for study in studies if study.title in sections]
+    lines = [opening.rstrip(), "", START]
+    for title in [*order, *(title for title in sections if title not in order)]:
+        lines += ["", *sections[title]]
     with whole_file(page) as file:
         file.write(("\n".join(lines) + "\n").encode())
-    return [results.study.name for results in found]
+    return [results.study.name for results in found.values()]
+
+
+def _sections(written: str) -> dict[str, list[str]]:
+    """Title -> lines of each study that a former page has."""
+    found: dict[str, list[str]] = {}
+    for part in f"\n{written}".split("\n## ")[1:]:
+        found[part.partition("\n")[0]] = f"## {part}".rstrip().splitlines()
+    return found
 
 
 def _section(results: Results, docs: Path) -> list[str]:
