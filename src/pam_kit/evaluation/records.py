@@ -1,7 +1,7 @@
 """One region of a benchmark: where it is, what is asked, what is expected and what was said. A line of JSON each."""
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -67,6 +67,11 @@ class RegionRecord:
             raise PamKitError(f"{source}: not JSON: {error}") from None
         if not isinstance(facts, dict):
             raise PamKitError(f"{source}: expected a JSON object, not {type(facts).__name__}")
+        return cls.from_facts(facts, source)
+
+    @classmethod
+    def from_facts(cls, facts: dict[str, Any], source: str) -> "RegionRecord":
+        """As ``from_json``, of what its line holds."""
         known, needed = set(cls.__dataclass_fields__), {"id", "benchmark", "question", "references"}
         if unknown := sorted(set(facts) - known):
             raise PamKitError(f"{source}: unknown key {unknown[0]!r}; the keys are {', '.join(sorted(known))}")
@@ -82,18 +87,20 @@ class RegionRecord:
 
 def read_records(path: str | Path) -> Iterator[RegionRecord]:
     """The records of a JSONL file; a PamKitError names the file and line of what is none."""
+    for source, line in numbered_lines(path, "JSON lines, one region each"):
+        yield RegionRecord.from_json(line, source)
+
+
+def numbered_lines(path: str | Path, expected: str) -> Iterator[tuple[str, str]]:
+    """The lines of a text file that are not empty, each behind its place, such as ``predictions.jsonl:17``.
+
+    Raises PamKitError, which says what was ``expected``, where there is no such file or it is not UTF-8.
+    """
     path = Path(path)
     if not path.is_file():
-        raise PamKitError(f"no file {path}; expected JSON lines, one region each")
-    with open(path, encoding="utf-8") as lines:
-        for number, line in enumerate(lines, 1):
-            if line.strip():
-                yield RegionRecord.from_json(line, f"{path.name}:{number}")
-
-
-def write_records(path: str | Path, records: Iterable[RegionRecord]) -> None:
-    """All of them anew, one a line."""
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "w", encoding="utf-8") as lines:
-        for record in records:
-            print(record.to_json(), file=lines)
+        raise PamKitError(f"no file {path}; expected {expected}")
+    try:
+        with open(path, encoding="utf-8-sig") as lines:
+            yield from ((f"{path.name}:{number}", line) for number, line in enumerate(lines, 1) if line.strip())
+    except UnicodeDecodeError as error:
+        raise PamKitError(f"{path} is not UTF-8: {error}; expected {expected}") from None

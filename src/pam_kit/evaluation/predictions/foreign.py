@@ -1,11 +1,11 @@
 """Predictions that somebody else made, read from JSON lines. Torch-free."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from pam_kit.errors import PamKitError
-from pam_kit.evaluation.records import RegionRecord
+from pam_kit.evaluation.records import RegionRecord, numbered_lines
 
 FORMAT = (
     'one JSON object a line: {"id": "7", "prediction": "a red cup", "references": ["cup"]}, without references where '
@@ -29,7 +29,7 @@ def read_foreign(
     path = Path(path)
     known = None if regions is None else {record.id: record for record in regions}
     found: dict[str, RegionRecord] = {}
-    for source, line in _lines(path):
+    for source, line in numbered_lines(path, FORMAT):
         record = _record(line, source, known)
         if record.id in found:
             raise PamKitError(f"{source}: the id {record.id!r} comes a second time; a region has one prediction")
@@ -44,22 +44,12 @@ def read_foreign(
     return whole, ([lacking] if missing else []) + _notes(found.values())
 
 
-def _lines(path: Path) -> Iterator[tuple[str, str]]:
-    if not path.is_file():
-        raise PamKitError(f"no file {path}; expected {FORMAT}")
-    try:
-        with open(path, encoding="utf-8-sig") as lines:
-            yield from ((f"{path.name}:{number}", line) for number, line in enumerate(lines, 1) if line.strip())
-    except UnicodeDecodeError as error:
-        raise PamKitError(f"{path} is not UTF-8: {error}; expected {FORMAT}") from None
-
-
 def _record(line: str, source: str, known: Mapping[str, RegionRecord] | None) -> RegionRecord:
     facts = _object(line, source)
     if set(facts) <= _SHORT:
         record = _short(facts, source, known)
     else:
-        record = RegionRecord.from_json(line, source)
+        record = RegionRecord.from_facts(facts, source)
     if known is None:
         return record
     if record.id not in known:
@@ -88,8 +78,8 @@ def _short(facts: dict, source: str, known: Mapping[str, RegionRecord] | None) -
         references = [references]
     if known is None and references is None:
         raise PamKitError(f"{source}: there are no references; expected {FORMAT}")
-    line = {"id": str(id), "benchmark": "", "question": "", "references": references if known is None else ["-"]}
-    return RegionRecord.from_json(json.dumps(line | {"prediction": prediction}), source)
+    whole = {"id": str(id), "benchmark": "", "question": "", "references": references if known is None else ["-"]}
+    return RegionRecord.from_facts(whole | {"prediction": prediction}, source)
 
 
 def _notes(records) -> list[str]:
