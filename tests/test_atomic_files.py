@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from pam_kit.atomic_files import whole_file, whole_folder, write_json
+from pam_kit.atomic_files import locked, whole_file, whole_folder, write_json
 
 
 class Stop(Exception):
@@ -119,3 +119,13 @@ def test_json_is_for_people_of_any_language(tmp_path):
     with pytest.raises(TypeError):
         write_json(tmp_path / "a.json", {"object": object()})
     assert json.loads((tmp_path / "a.json").read_text(encoding="utf-8")) == value
+
+
+def test_only_one_holds_a_lock(tmp_path):
+    first = locked(tmp_path / "lock")
+    assert first is not None and locked(tmp_path / "lock") is None
+    first.close()
+    with locked(tmp_path / "lock", wait=True) as again:
+        assert again is not None and locked(tmp_path / "lock") is None
+    with pytest.raises(OSError):
+        locked(tmp_path / "missing" / "lock")

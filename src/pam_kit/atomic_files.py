@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any, BinaryIO
 from uuid import uuid4
 
 # What a writer that was killed may leave behind ends so.
@@ -72,6 +72,26 @@ def whole_folder(path: Path, replace: bool = False) -> Iterator[Path]:
         _sync(path.parent)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
+
+
+def locked(path: Path, wait: bool = False) -> IO[str] | None:
+    """The file ``path``, which only this process holds until it is closed or the process ends; None where another does.
+
+    ``wait`` until it can be had. Made where it is missing. Windows has no such locks: there it is just opened.
+    """
+    file = open(path, "w")
+    try:
+        import fcntl
+
+        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except ImportError:
+        return file
+    except OSError:
+        file.close()
+        if wait:
+            raise
+        return None
+    return file
 
 
 def write_json(path: Path, value: Any) -> None:

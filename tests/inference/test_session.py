@@ -472,5 +472,7 @@ def test_masks_that_cannot_be_chosen(tiny_model):
         session.ask(point, candidates=[4])
     with pytest.raises(PamKitError, match="ask for one or the other"):
         session.ask(point, hypotheses=True, candidates=[1])
-    with pytest.raises(PromptError, match="region 2 of 2: point"):
-        list(session.segment([*point, RegionPrompt(points=((99.0, 12.0),), labels=(1,))]))
+    outside = [*point, RegionPrompt(points=((99.0, 12.0),), labels=(1,))]
+    for looking in (lambda: list(session.segment(outside)), lambda: session.prefixes(outside)):
+        with pytest.raises(PromptError, match="region 2 of 2: point"):
+            looking()

@@ -9,12 +9,12 @@ import shutil
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
 from pam_kit.ablation.chains import Run, evaluation_key, run_folder
-from pam_kit.atomic_files import write_json
+from pam_kit.atomic_files import locked, write_json
 from pam_kit.errors import PamKitError
 from pam_kit.sections import EvaluateSection, Recipe
 
@@ -143,15 +143,9 @@ def seconds_of(run: Run, out: Path) -> float | None:
 def _alone(folder: Path, say: Say) -> Iterator[None]:
     """Nobody else is at the run: studies that are run at once may share it. The lock ends with its process."""
     folder.mkdir(parents=True, exist_ok=True)
-    try:
-        import fcntl
-    except ImportError:  # there is none on Windows
-        yield
-        return
-    with open(folder / ".lock", "w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            say(f"waiting for another process that is at {folder.name}")
-            fcntl.flock(lock, fcntl.LOCK_EX)
+    lock = locked(folder / ".lock")
+    if lock is None:
+        say(f"waiting for another process that is at {folder.name}")
+        lock = locked(folder / ".lock", wait=True)
+    with lock or nullcontext():
         yield

@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 
 import numpy as np
-import torch.nn.functional as F
 
 from pam_kit.bench.comparison import TOLERANCE
 from pam_kit.bench.models import SIZE
 from pam_kit.bench.plain_answers import PlainRegion
+from pam_kit.inference.region_masks import full_size_logits
 from pam_kit.inference.result import RegionPrediction
 from pam_kit.inference.video_result import VideoRegionPrediction
 
@@ -38,7 +38,7 @@ def _sights(one: Found) -> list[tuple[np.ndarray, np.ndarray, tuple[float, float
         return [(frame.mask(SIZE), sure, (frame.iou, frame.object_score)) for frame in one.frames]
     sights = []
     for logits, scores in zip(one.logits, one.scores, strict=True):
-        full = F.interpolate(logits[None, None], size=one.size, mode="bilinear", align_corners=False)[0, 0]
+        full = full_size_logits(logits, one.size)
         sights.append(((full > 0).numpy(), (full.abs() <= TOLERANCE).numpy(), scores))
     return sights
 

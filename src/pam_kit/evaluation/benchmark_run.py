@@ -4,16 +4,15 @@ A run has a folder of its own: ``part_*.jsonl`` while predictions are made; ``pr
 ``items.jsonl`` when they are scored. Torch-free until a model is needed.
 """
 
-import fcntl
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from pam_kit.atomic_files import whole_file
+from pam_kit.atomic_files import locked, whole_file
 from pam_kit.errors import PamKitError
 from pam_kit.evaluation.benchmarks.contract import Benchmark, RegionRecords
 from pam_kit.evaluation.predictions.ledger import why_broken
@@ -134,13 +133,8 @@ class BenchmarkRun:
     @contextmanager
     def scoring(self) -> Iterator[bool]:
         """Whether this process is the one to score; of several that end together only one is."""
-        with open(self.folder / LOCK, "w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                yield False
-            else:
-                yield True
+        with locked(self.folder / LOCK) or nullcontext() as lock:
+            yield lock is not None
 
     def _read(self) -> RegionRecords:
         choices = self.choices

@@ -18,13 +18,13 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from pam_kit.contracts import Questions, RegionFeatures, RegionPrompt
 from pam_kit.errors import PamKitError
 from pam_kit.evaluation.altered_pictures import Fill, Shape, altered, shaped, without_others
 from pam_kit.inference.predictor import RegionPredictor
+from pam_kit.inference.region_masks import full_size
 from pam_kit.inference.region_reading import read_regions
 
 SOURCES = ("reference", "answer")
@@ -176,8 +176,7 @@ def _known(region: ProbedRegion, picture: ProbedPicture, features: RegionFeature
         mask = np.zeros((height, width), dtype=bool)
         mask[int(y1) : max(int(y1) + 1, math.ceil(y2)), int(x1) : max(int(x1) + 1, math.ceil(x2))] = True
         return mask
-    logits = F.interpolate(features.mask_logits[row : row + 1].float(), size=(height, width), mode="bilinear")
-    return (logits[0, 0] > 0).cpu().numpy()
+    return full_size(features.mask_logits[row, 0], (height, width))
 
 
 def _texts(predictor, picture: ProbedPicture, prefix: Tensor, settings: ProbeSettings) -> list[tuple[int, TextFall]]:

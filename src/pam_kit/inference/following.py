@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from pam_kit.contracts import PerceivedTokens, RegionFeatures, RegionPrompt
@@ -13,6 +12,7 @@ from pam_kit.data.prepare import Geometry, collate, prepare
 from pam_kit.errors import PamKitError
 from pam_kit.geometry import tight_box
 from pam_kit.inference.latency import Latency
+from pam_kit.inference.region_masks import full_size
 from pam_kit.model import RegionVLM
 
 
@@ -36,8 +36,7 @@ class SeenRegion:
 
     def mask(self) -> np.ndarray:
         """(H, W) boolean mask in the frame's own pixels."""
-        full = F.interpolate(self.mask_logits[None, None], size=self.size, mode="bilinear", align_corners=False)
-        return (full[0, 0] > 0).numpy()
+        return full_size(self.mask_logits, self.size)
 
     def box(self) -> tuple[float, float, float, float] | None:
         """The mask's tight box (x1, y1, x2, y2) in the frame's pixels, or None where the mask is empty."""

@@ -87,7 +87,7 @@ class RegionPredictor:
         """Several pictures at once; each is encoded once."""
         arrays = [as_array(image) for image in images]
         for array, own in zip(arrays, prompts, strict=True):
-            _check(own, array)
+            check_prompts(own, array)
         session = Session(self.model, arrays, self.settings)
         pictures = [number for number, own in enumerate(prompts) for _ in own]
         flat = [prompt for own in prompts for prompt in own]
@@ -95,7 +95,8 @@ class RegionPredictor:
         return [[_whole(next(answered), number, len(own)) for number in range(len(own))] for own in prompts]
 
 
-def _check(prompts: Sequence[RegionPrompt], picture: np.ndarray) -> None:
+def check_prompts(prompts: Sequence[RegionPrompt], picture: np.ndarray) -> None:
+    """Raise PromptError that names the first region whose prompt does not fit the picture (H, W, 3)."""
     for number, prompt in enumerate(prompts, 1):
         try:
             prompt.check(picture.shape[1], picture.shape[0])

@@ -93,5 +93,9 @@ def _candidates(logits: Tensor, ious: Tensor, size: tuple[int, int]) -> tuple[Ca
 
 def full_size(logits: Tensor, size: tuple[int, int]) -> np.ndarray:
     """Mask logits (4h, 4w) -> the mask (H, W) in a picture of this size."""
-    full = F.interpolate(logits[None, None].float(), size=size, mode="bilinear", align_corners=False)
-    return (full[0, 0] > 0).cpu().numpy()
+    return (full_size_logits(logits, size) > 0).cpu().numpy()
+
+
+def full_size_logits(logits: Tensor, size: tuple[int, int]) -> Tensor:
+    """Mask logits (4h, 4w) -> (H, W), bilinear."""
+    return F.interpolate(logits[None, None].float(), size=size, mode="bilinear", align_corners=False)[0, 0]

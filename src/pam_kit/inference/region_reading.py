@@ -1,23 +1,20 @@
 """Regions as the decoder reads them, for whatever is asked of it besides answers: how likely texts are."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from pam_kit.contracts import RegionFeatures, RegionPrompt
 from pam_kit.data.prepare import collate, prepare
-from pam_kit.errors import PromptError
-from pam_kit.inference.predictor import RegionPredictor, as_array
+from pam_kit.inference.pictures import Picture, as_array
+from pam_kit.inference.predictor import RegionPredictor, check_prompts
 
 
 @torch.inference_mode()
 def read_regions(
     predictor: RegionPredictor,
-    images: Sequence[str | Path | Image.Image | np.ndarray],
+    images: Sequence[Picture],
     prompts: Sequence[Sequence[RegionPrompt]],
 ) -> tuple[RegionFeatures, Tensor]:
     """Pictures and the prompts in each -> the features of all R regions, and what the decoder reads of them, (R, L, D).
@@ -27,11 +24,7 @@ def read_regions(
     prepared = []
     for image, own in zip(images, prompts, strict=True):
         array = as_array(image)
-        for number, prompt in enumerate(own, 1):
-            try:
-                prompt.check(array.shape[1], array.shape[0])
-            except PromptError as error:
-                raise PromptError(f"region {number} of {len(own)}: {error}") from None
+        check_prompts(own, array)
         prepared.append(prepare(array, list(own), [], predictor.geometry))
     batch = collate(prepared, predictor.geometry).to(predictor.device)
     features = predictor.model.segment(batch.images, batch.image_index, batch.prompts)

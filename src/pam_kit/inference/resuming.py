@@ -3,14 +3,13 @@
 Torch-free.
 """
 
-import fcntl
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from pam_kit.atomic_files import whole_file
+from pam_kit.atomic_files import locked, whole_file
 from pam_kit.errors import PamKitError
 
 
@@ -25,15 +24,13 @@ class GrowingLines:
 
     def __enter__(self) -> Self:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._lock = open(self.path.with_suffix(".lock"), "w")
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            self._lock.close()
+        lock = locked(self.path.with_suffix(".lock"))
+        if lock is None:
             raise PamKitError(
                 f"another process is writing {self.path}; give each process a part of its own (--shard 1/2 and 2/2), "
                 "or wait for it"
-            ) from None
+            )
+        self._lock = lock
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:

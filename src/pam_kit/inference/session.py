@@ -175,9 +175,7 @@ class Session:
 
         Raises PamKitError where a prompt does not fit its picture, or memory is not enough for a single region.
         """
-        asked = looked_at(regions, self.sizes, pictures)
-        if failed := next((region for region in asked if region.error is not None), None):
-            raise PromptError(f"region {failed.number + 1} of {len(regions)}: {failed.error}")
+        asked = _all_good(looked_at(regions, self.sizes, pictures))
         for chunk in self._looking.chunks(asked):
             yield from in_halves(chunk, self._features, self._fewer_regions, self._no_features)
 
@@ -188,8 +186,11 @@ class Session:
         pictures: Sequence[int] | None = None,
         candidates: Sequence[int | None] | None = None,
     ) -> Tensor:
-        """What the decoder reads of regions, (R, L, D), for whatever is asked of it besides answers."""
-        asked = looked_at(regions, self.sizes, pictures, candidates)
+        """What the decoder reads of regions, (R, L, D), for whatever is asked of it besides answers.
+
+        Raises PamKitError where a prompt does not fit its picture.
+        """
+        asked = _all_good(looked_at(regions, self.sizes, pictures, candidates))
         for region in asked:
             region.ask([], [])
         return self._looking.prefixes([view for region in asked for view in region.views], {})
@@ -274,6 +275,13 @@ class Session:
         about = f"{pair.wording.task} in {pair.wording.language}"
         pair.view.region.error = f"there is not enough memory to answer {about} about this region alone: {reason}"
         yield from _answered(pair.view.region)
+
+
+def _all_good(asked: list[AskedRegion]) -> list[AskedRegion]:
+    """The same; PromptError where a region cannot be looked at."""
+    if failed := next((region for region in asked if region.error is not None), None):
+        raise PromptError(f"region {failed.number + 1} of {len(asked)}: {failed.error}")
+    return asked
 
 
 def _ready(region: AskedRegion) -> RegionReady:
