@@ -31,6 +31,21 @@ data:
 train: {max_steps: 2}
 """
 
+# The backbone of a model that tracks: a SAM 2 of a few blocks.
+SMALL_SAM2 = """\
+  backbone:
+    name: sam2
+    size: tiny
+    image_size: 64
+    overrides:
+      image_encoder.trunk.embed_dim: 16
+      image_encoder.trunk.stages: [1, 1, 3, 1]
+      image_encoder.trunk.global_att_blocks: [4]
+      image_encoder.neck.backbone_channel_list: [128, 64, 32, 16]
+      memory_attention.num_layers: 1
+      memory_attention.layer.dim_feedforward: 64
+"""
+
 # Question, answer, task, language.
 ASKED = (
     ("What is this?", "cup", "recognize", "en"),
@@ -45,6 +60,18 @@ TEXTS = tuple(text for question, answer, _, _ in ASKED for text in (question, an
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests that fork come first: later on this process has threads, whose locks a child would inherit."""
     items.sort(key=lambda item: "in_processes" not in getattr(item, "fixturenames", ()))
+
+
+@pytest.fixture(scope="session")
+def tiny_text() -> str:
+    """The YAML of the tiny recipe, where a test changes it as text."""
+    return TINY
+
+
+@pytest.fixture(scope="session")
+def small_sam2() -> str:
+    """A recipe's lines for a small SAM 2, to stand below ``model:``."""
+    return SMALL_SAM2
 
 
 @pytest.fixture

@@ -5,27 +5,15 @@ from dataclasses import asdict
 
 import pytest
 
-RECIPE = """
-# A model that takes no time.
-model:
-  backbone:
-    {name: timm_sam, model_name: test_byobnet, image_size: 64, embed_dim: 32, decoder_depth: 1, decoder_heads: 2,
-     decoder_mlp_dim: 32}
-  perceiver: {name: semantic_perceiver, num_semantic_tokens: 3, num_heads: 4, mlp_dim: 32}
-  projector: {name: pixel_shuffle_mlp, ratio: 2}
-  decoder:
-    {name: causal_lm, architecture: qwen2, hidden_size: 32, num_layers: 2, num_heads: 4, vocab_size: 900,
-     max_length: 512}
-data:
-  train: {name: micro, num_samples: 8, seed: 0}
-train: {max_steps: 2}
-"""
-
 
 @pytest.fixture(scope="session")
-def recipe(tmp_path_factory) -> str:
+def recipe(tmp_path_factory, tiny_text) -> str:
+    """The tiny one, with room for eight questions and for texts that tell models apart."""
     file = tmp_path_factory.mktemp("bench") / "tiny_bench.yaml"
-    file.write_text(RECIPE, encoding="utf-8")
+    for own, other in (("vocab_size: 300", "vocab_size: 900"), ("max_length: 256, template: plain", "max_length: 512")):
+        assert own in tiny_text
+        tiny_text = tiny_text.replace(own, other)
+    file.write_text(tiny_text, encoding="utf-8")
     return str(file)
 
 

@@ -77,17 +77,7 @@ def test_an_answer_ends_where_the_model_ends_it(built):
 
 CLIPS = """
 model:
-  backbone:
-    name: sam2
-    size: tiny
-    image_size: 64
-    overrides:
-      image_encoder.trunk.embed_dim: 16
-      image_encoder.trunk.stages: [1, 1, 3, 1]
-      image_encoder.trunk.global_att_blocks: [4]
-      image_encoder.neck.backbone_channel_list: [128, 64, 32, 16]
-      memory_attention.num_layers: 1
-      memory_attention.layer.dim_feedforward: 64
+BACKBONE
   perceiver: {name: semantic_perceiver, num_semantic_tokens: 3, num_heads: 4, mlp_dim: 32}
   projector: {name: pixel_shuffle_mlp, ratio: 2, later_ratio: 4}
   decoder: {name: causal_lm, hidden_size: 32, num_layers: 2, num_heads: 4, vocab_size: 900, max_length: 1024}
@@ -97,8 +87,8 @@ train: {max_steps: 2}
 """
 
 
-def test_clips_are_the_same_on_both_paths(tmp_path):
-    (tmp_path / "clips.yaml").write_text(CLIPS, encoding="utf-8")
+def test_clips_are_the_same_on_both_paths(tmp_path, small_sam2):
+    (tmp_path / "clips.yaml").write_text(CLIPS.replace("BACKBONE\n", small_sam2), encoding="utf-8")
     work, files = Work(regions=2, questions=2, frames=3, max_new_tokens=STEPS), []
     for path in ("kit", "plain"):
         bench = Bench(ModelChoice(recipe=str(tmp_path / "clips.yaml")), path, "cpu")

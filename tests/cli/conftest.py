@@ -15,17 +15,7 @@ WIDTH, HEIGHT = 96, 64
 RECIPE = """\
 # A SAM 2 of a few blocks and a decoder of one layer, for tests of the command line.
 model:
-  backbone:
-    name: sam2
-    size: tiny
-    image_size: 64
-    overrides:
-      image_encoder.trunk.embed_dim: 16
-      image_encoder.trunk.stages: [1, 1, 3, 1]
-      image_encoder.trunk.global_att_blocks: [4]
-      image_encoder.neck.backbone_channel_list: [128, 64, 32, 16]
-      memory_attention.num_layers: 1
-      memory_attention.layer.dim_feedforward: 64
+BACKBONE
   perceiver: {name: semantic_perceiver, num_semantic_tokens: 2, depth: 1, num_heads: 2, mlp_dim: 32}
   projector: {name: pixel_shuffle_mlp, ratio: 2, later_ratio: 4}
   decoder:
@@ -42,7 +32,7 @@ def any_font(monkeypatch):
 
 
 @pytest.fixture(scope="session")
-def run(tmp_path_factory) -> Path:
+def run(tmp_path_factory, small_sam2) -> Path:
     """A run folder with a random model that follows regions."""
     import torch
 
@@ -51,7 +41,7 @@ def run(tmp_path_factory) -> Path:
     from pam_kit.recipe import load_recipe
 
     folder = tmp_path_factory.mktemp("video_run")
-    (folder / "small.yaml").write_text(RECIPE)
+    (folder / "small.yaml").write_text(RECIPE.replace("BACKBONE\n", small_sam2))
     recipe = load_recipe(folder / "small.yaml")
     torch.manual_seed(0)
     model = RegionVLM.from_recipe(recipe)
