@@ -86,7 +86,7 @@ def _take_times(chains: "Chains", out: Path) -> None:
         return
     from pam_kit.ablation.step_times import measure
 
-    print(f"timing the steps of {', '.join(timed)}", flush=True)
+    print(f"timing the steps of {'; '.join(timed)}", flush=True)
     write_json(study_folder(out, chains.study) / TIMES, measure(timed, out) | {"runs": timed_runs(chains, out)})
 
 
@@ -138,7 +138,7 @@ def _list_studies() -> int:
 
     for name, path in shipped_studies().items():
         study = read_study(path)
-        print(f"{name:<20}{study.title}: {', '.join(variant.name for variant in study.variants)}\n{'':<20}{path}")
+        print(f"{name:<20}{study.title}: {'; '.join(variant.name for variant in study.variants)}\n{'':<20}{path}")
     return 0
 
 
