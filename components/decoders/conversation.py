@@ -151,3 +151,9 @@ def _known_id(tokenizer: PreTrainedTokenizerBase, token: str) -> int:
     if found is None or found == tokenizer.unk_token_id:
         raise PamKitError(f"this tokenizer has no {token}; use decoder.template=native or plain")
     return found
+
+
+def around_region(ids: Tensor) -> tuple[Tensor, Tensor]:
+    """The ids (T,) of a text about one region: those ahead of its region, and those behind it."""
+    place = int((ids == REGION_ID).nonzero()[0])
+    return ids[:place], ids[place + 1 :]

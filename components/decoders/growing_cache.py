@@ -1,11 +1,12 @@
 """Keys and values of a language model that grow without being copied at every step, and can be rolled back."""
 
+import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor
-from transformers import Cache, DynamicCache, PreTrainedConfig
+from transformers import Cache, DynamicCache, PreTrainedConfig, PreTrainedModel
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer, StaticLayer
 
 from pam_kit.errors import PamKitError
@@ -67,6 +68,20 @@ def up_to_the_last_keys(cache: Cache) -> Iterator[None]:
         pass
     finally:
         last.nothing_behind = False
+
+
+def cache_argument(model: PreTrainedModel, purpose: str) -> str:
+    """Under which name ``model`` takes its cache.
+
+    Raises PamKitError, which names the ``purpose``, where it counts positions by itself.
+    """
+    accepted = inspect.signature(model.forward).parameters
+    if "position_ids" not in accepted or "logits_to_keep" not in accepted:
+        raise PamKitError(
+            f"a {model.config.model_type} model cannot {purpose}, since it counts positions by itself; use a decoder "
+            "that is told them (position_ids), such as qwen2"
+        )
+    return "cache" if "cache" in accepted else "past_key_values"
 
 
 def new_cache(config: PreTrainedConfig) -> tuple[Cache, float]:

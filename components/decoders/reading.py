@@ -1,6 +1,5 @@
 """Regions read part by part, and questions about them answered from the keys and values of what was read."""
 
-import inspect
 from collections.abc import Iterator, Sequence
 from copy import copy
 from typing import Any
@@ -11,9 +10,10 @@ from transformers import Cache, PreTrainedModel
 
 from pam_kit.components.decoders.chat import ChatFormat
 from pam_kit.components.decoders.compiled_step import compiled_step
-from pam_kit.components.decoders.conversation import REGION_ID
+from pam_kit.components.decoders.conversation import around_region
 from pam_kit.components.decoders.grouped_attention import sharing_heads, takes_booleans
 from pam_kit.components.decoders.growing_cache import (
+    cache_argument,
     concatenated,
     new_cache,
     of_fixed_size,
@@ -63,18 +63,12 @@ class CachedReading(Reading):
     ):
         if count < 1:
             raise PamKitError(f"a decoder reads at least one region, not {count}")
-        accepted = inspect.signature(model.forward).parameters
-        if "position_ids" not in accepted or "logits_to_keep" not in accepted:
-            raise PamKitError(
-                f"a {model.config.model_type} model cannot read part by part, since it counts positions by itself; "
-                "use a decoder that is told them (position_ids), such as qwen2"
-            )
         self.model, self.form, self.count, self.max_positions, self.steps = model, form, count, max_positions, steps
         self.positions_computed = self.vocabulary_rows = 0
         self.length, self._lent = 0, False
-        self._cache_name = "cache" if "cache" in accepted else "past_key_values"
+        self._cache_name = cache_argument(model, "read part by part")
         self._cache, self._window = new_cache(model.config)
-        self._ahead, _ = _around_region(form.prompt("", True))
+        self._ahead, _ = around_region(form.prompt("", True))
         with torch.inference_mode():
             # The words ahead are the same for all regions: one row of them is read.
             self.count = 1
@@ -195,7 +189,7 @@ class CachedReading(Reading):
             )
         if self.length == len(self._ahead):
             raise PamKitError("nothing can be asked before anything was read of the regions")
-        parts = [_around_region(self.form.prompt(question, True)) for question in questions.questions]
+        parts = [around_region(self.form.prompt(question, True)) for question in questions.questions]
         for question, (ahead, _) in zip(questions.questions, parts, strict=True):
             if not torch.equal(ahead, self._ahead):
                 raise PamKitError(
@@ -288,9 +282,3 @@ class CachedReading(Reading):
                 "decoder's attention slides over it, and what leaves it cannot be put back after an answer: read "
                 "fewer frames, make fewer visual tokens or use a decoder without a sliding window, such as qwen2"
             )
-
-
-def _around_region(prompt: Tensor) -> tuple[Tensor, Tensor]:
-    """The ids (T,) of a prompt ahead of its region and behind it."""
-    place = int((prompt == REGION_ID).nonzero()[0])
-    return prompt[:place], prompt[place + 1 :]

@@ -1,6 +1,5 @@
 """Closed questions: how likely each of many answers is, over their tree, behind regions that are read once."""
 
-import inspect
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,9 +10,9 @@ from transformers import Cache, PreTrainedModel
 
 from pam_kit.components.decoders.answer_tree import AnswerTree, answer_words
 from pam_kit.components.decoders.chat import ChatFormat
-from pam_kit.components.decoders.conversation import REGION_ID
+from pam_kit.components.decoders.conversation import around_region
 from pam_kit.components.decoders.grouped_attention import sharing_heads
-from pam_kit.components.decoders.growing_cache import new_cache, selected
+from pam_kit.components.decoders.growing_cache import cache_argument, new_cache, selected
 from pam_kit.components.decoders.sequence import check_length
 from pam_kit.contracts import AnswerScores, Questions
 from pam_kit.errors import PamKitError
@@ -75,9 +74,9 @@ class _Asked:
 
     @classmethod
     def of(cls, form: ChatFormat, question: str, region: int) -> "_Asked":
-        ids = form.prompt(question, region >= 0).tolist()
-        place = ids.index(REGION_ID) if region >= 0 else -1
-        return cls(question, region, ids[: max(place, 0)], ids[place + 1 :])
+        ids = form.prompt(question, region >= 0)
+        ahead, behind = around_region(ids) if region >= 0 else (ids[:0], ids)
+        return cls(question, region, ahead.tolist(), behind.tolist())
 
 
 def _read(model: PreTrainedModel, asked: _Asked, regions: list[int], prefix: Sequence[Tensor] | Tensor):
@@ -103,18 +102,13 @@ class TreeScorer:
     """
 
     def __init__(self, model: PreTrainedModel, regions: Tensor | None, max_positions: int | None = None):
-        accepted = inspect.signature(model.forward).parameters
-        if "position_ids" not in accepted or "logits_to_keep" not in accepted:
-            raise PamKitError(
-                f"a {model.config.model_type} model cannot score a tree, since it counts positions itself"
-            )
+        self._cache_name = cache_argument(model, "score a tree of answers")
         if str(model.config._attn_implementation).startswith(("flash", "flex")):
             raise PamKitError(
                 f"attention {model.config._attn_implementation!r} takes no mask of its own for each word, which a tree "
                 "of answers needs; use sdpa or eager"
             )
         self.model, self.max_positions = model, max_positions
-        self._cache_name = "cache" if "cache" in accepted else "past_key_values"
         self._cache, self._window = new_cache(model.config)
         self.count = 1 if regions is None else len(regions)
         if regions is not None:
