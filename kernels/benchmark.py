@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._functorch import config as functorch_config
 from torch.utils._pytree import tree_leaves
 
 from pam_kit.kernels.bars import draw_bars
@@ -84,8 +85,10 @@ def timed(case: Case, modes: Sequence[str], kind: str, device: str, timer: Timer
     for mode in modes if case.backward else [mode for mode in modes if mode == "forward"]:
         for name in (name for name in PROVIDERS if name in providers):
             inputs = case.inputs(device, TYPES[kind])
-            run = _runner(providers[name], inputs, mode)
-            run()
+            # A backward pass is timed by itself, again and again, so a compiled one must not overwrite what it reads.
+            with functorch_config.patch(donated_buffer=False):
+                run = _runner(providers[name], inputs, mode)
+                run()
             low, median, high = timer(run)
             least = _card_bound(_launches(case, mode))
             yield Row(

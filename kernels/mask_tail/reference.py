@@ -28,6 +28,7 @@ class Selected(NamedTuple):
     area: Tensor
 
 
+@torch.compiler.assume_constant_result
 def rounded_delta(dtype: torch.dtype, delta: float = DELTA) -> float:
     """``delta`` as logits of that type can be compared with: SAM 2 compares in the type of its logits."""
     return float(torch.tensor(delta, dtype=dtype))
@@ -49,7 +50,7 @@ def upscale_stage1(
     image = tokens.transpose(1, 2).unflatten(2, grid)
     out = F.conv_transpose2d(image, convolution_weight(upscaling.first_weight), upscaling.first_bias, stride=2)
     if skip is not None:
-        out = out + skip[image_index]
+        out += skip[image_index]
     out = F.layer_norm(
         out.movedim(1, 3), out.shape[1:2], upscaling.norm_weight, upscaling.norm_bias, upscaling.eps
     ).movedim(3, 1)
@@ -69,7 +70,7 @@ def masks_reference(
     out = upscale_stage1(tokens, grid, upscaling, fine, image_index)
     out = F.conv_transpose2d(out, convolution_weight(upscaling.second_weight), upscaling.second_bias, stride=2)
     if finer is not None:
-        out = out + finer[image_index]
+        out += finer[image_index]
     out = F.gelu(out)
     return (hyper @ out.flatten(2)).unflatten(2, out.shape[-2:])
 

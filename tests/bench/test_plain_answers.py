@@ -102,6 +102,29 @@ def test_clips_are_the_same_on_both_paths(tmp_path, small_sam2):
         assert found["masks"].shape == (2 * 3, 480, 640) and found["texts"].shape == (4,)
 
 
+def test_an_answer_is_sure_up_to_where_two_words_are_as_likely(built):
+    """From the third word on the second likeliest is as likely as the likeliest."""
+    model, calls = deepcopy(built), []
+
+    def level(_module, _inputs, logits):
+        calls.append(logits.shape[1])
+        if (len(calls) - 1) % STEPS >= 2:
+            first, second = logits[0, -1].topk(2).indices
+            logits[0, -1, second] = logits[0, -1, first] * (1 - 1e-6)
+        return logits
+
+    work = Work(questions=2, max_new_tokens=STEPS)
+    alone = PlainPath(deepcopy(built), StageTimes("cpu")).picture(
+        pictures(work)[0], prompts(work)[0], work.asked, STEPS
+    )
+    assert alone.sure == alone.texts
+    model.decoder.lm.get_output_embeddings().register_forward_hook(level)
+    region = PlainPath(model, StageTimes("cpu")).picture(pictures(work)[0], prompts(work)[0], work.asked, STEPS)
+    assert region.texts == alone.texts and len(calls) == 2 * STEPS
+    for text, sure in zip(region.texts, region.sure, strict=True):
+        assert text.startswith(sure) and 0 < len(sure) < len(text)
+
+
 def test_a_decoder_without_logits_is_refused(built):
     model = deepcopy(built)
     model.decoder.tokenizer = None

@@ -110,6 +110,8 @@ def outcome(path, **changes) -> str:
         "scores": np.array([[0.5, 0.9], [0.4, 0.8]]),
         "texts": np.array(["a cup", "a ball"]),
     }
+    # Without a tie, whole answers are sure.
+    whole["sure"] = np.array(["a cup", "a ball"])
     np.savez(path, **whole | changes)
     return str(path)
 
@@ -124,6 +126,10 @@ def test_outcomes_are_compared_in_every_part(tmp_path):
     assert compare(outcome(tmp_path / "mask.npz", masks=flipped), unsure).same, "a logit of 0 may fall on either side"
     other = outcome(tmp_path / "texts.npz", texts=np.array(["a cup", "a bal"]))
     assert compare(other, plain).texts == 1 and not compare(other, plain).same
+    tied = outcome(tmp_path / "tied.npz", sure=np.array(["a cup", "a b"]))
+    assert compare(other, tied).same and compare(other, tied).ties == 1, "from there on rounding decides"
+    early = outcome(tmp_path / "early.npz", texts=np.array(["a cup", "one"]))
+    assert compare(early, tied).texts == 1 and compare(early, tied).ties == 0, "what comes before is the same"
     near, far = (
         outcome(tmp_path / f"{gap}.npz", scores=np.array([[0.5 + gap, 0.9], [0.4, 0.8]])) for gap in (5e-5, 5e-4)
     )

@@ -286,7 +286,7 @@ def test_memory_that_is_short_halves_what_is_done_at_once(talking_model, monkeyp
     segment = Short(model.backbone.segment, 2, kind, lambda _f, _i, prompts: len(prompts))
     monkeypatch.setattr(model.backbone, "encode", encode)
     monkeypatch.setattr(model.backbone, "segment", segment)
-    session = RegionPredictor(model, "cpu").open(*images)
+    session = RegionPredictor(model, "cpu", SessionSettings(region_batch=8)).open(*images)
     found = session.ask(prompts() * 2, ("recognize",), ("en",), STEPS, pictures=[0] * 8)
     assert encode.asked == [3, 2, 1, 1, 1] and segment.asked == [8, 4, 2, 2, 4, 2, 2]
     assert session.settings.region_batch == 2 and session.settings.picture_batch == 1

@@ -13,7 +13,9 @@ class Comparison:
     """How far two outcomes differ.
 
     Args:
-        texts: answers that read differently.
+        texts: answers that read differently, but for those of ``ties``.
+        ties: answers that read differently only from where the plain path's two likeliest words were so near each other
+            that rounding decides.
         pixels: pixels of masks that differ although the plain path's logit is further from 0 than ``TOLERANCE``.
         largest: the largest difference of a score.
         distinct: answers among all that read differently from each other: with few of them, equal texts say little.
@@ -23,6 +25,7 @@ class Comparison:
     pixels: int
     largest: float
     distinct: int
+    ties: int = 0
 
     @property
     def same(self) -> bool:
@@ -36,9 +39,12 @@ def compare(kit: str, plain: str) -> Comparison:
             # One of them has found less: nothing fits.
             return Comparison(max(one["texts"].size, other["texts"].size), other["masks"].size, np.inf, 0)
         differing = (one["masks"] != other["masks"]) & ~other["unsure"]
+        texts = list(zip(one["texts"].tolist(), other["texts"].tolist(), other["sure"].tolist(), strict=True))
+        ties = sum(mine != plain and plain != sure and mine.startswith(sure) for mine, plain, sure in texts)
         return Comparison(
-            texts=int((one["texts"] != other["texts"]).sum()),
+            texts=sum(mine != plain for mine, plain, _ in texts) - ties,
             pixels=int(differing.sum()),
             largest=float(np.abs(one["scores"] - other["scores"]).max(initial=0.0)),
             distinct=len(set(other["texts"].tolist())),
+            ties=ties,
         )

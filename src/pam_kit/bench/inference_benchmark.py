@@ -61,6 +61,7 @@ def measure_works(
         for work in works:
             say(f"timing {work.name}")
             rows.append(_timed(work, kit, plain, repeats, folder))
+            say(_progress(rows[-1]))
         for work, row in zip(works, rows, strict=True):
             say(f"memory of {work.name}")
             row |= _memory(work, kit, plain)
@@ -104,10 +105,20 @@ def _timed(work: Work, kit: Worker, plain: Worker | None, repeats: int, folder: 
     row["times_faster"] = 1 / row["time_ratio"] if others else None
     row["distinct_texts"] = outcome.distinct if outcome else None
     row["different"] = (
-        {"texts": outcome.texts, "pixels": outcome.pixels, "scores": outcome.largest} if outcome else None
+        {"texts": outcome.texts, "ties": outcome.ties, "pixels": outcome.pixels, "scores": outcome.largest}
+        if outcome
+        else None
     )
     row["notes"], row["roofline"] = mine[0]["notes"], mine[0]["roofline"]
     return row
+
+
+def _progress(row: Row) -> str:
+    """What is known of a work before its memory is."""
+    known = f"{row['work']}: {row['seconds']:.2f} s"
+    if row["plain_seconds"] is None:
+        return known
+    return f"{known} against {row['plain_seconds']:.2f} s, {row['times_faster']:.2f} times as fast"
 
 
 def _summary(runs: list[dict], prefix: str) -> Row:

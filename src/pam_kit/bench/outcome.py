@@ -17,7 +17,8 @@ Found = PlainRegion | RegionPrediction | VideoRegionPrediction
 def save(found: Sequence[Found], file: str) -> None:
     """Write masks (M, H, W), their scores (M, 2), and texts (T,); M counts regions, frame by frame.
 
-    Of the plain path also ``unsure`` (M, H, W): where a mask's logit is so near 0 that it may fall on either side.
+    Of the plain path also ``unsure`` (M, H, W): where a mask's logit is so near 0 that it may fall on either side; and
+    ``sure`` (T,), see PlainRegion.
     """
     sights = [sight for one in found for sight in _sights(one)]
     np.savez(
@@ -26,6 +27,7 @@ def save(found: Sequence[Found], file: str) -> None:
         unsure=np.array([unsure for _, unsure, _ in sights], dtype=bool),
         scores=np.array([scores for _, _, scores in sights], dtype=np.float64),
         texts=np.array([text for one in found for text in _texts(one)], dtype=np.str_),
+        sure=np.array([text for one in found for text in _sure(one)], dtype=np.str_),
     )
 
 
@@ -47,3 +49,7 @@ def _texts(one: Found) -> list[str]:
     if isinstance(one, PlainRegion):
         return one.texts
     return [answer.text for by_language in one.texts.values() for answer in by_language.values()]
+
+
+def _sure(one: Found) -> list[str]:
+    return one.sure if isinstance(one, PlainRegion) else []

@@ -25,18 +25,25 @@ from pam_kit.inference.stream_clip import Asking
 from pam_kit.model import RegionVLM
 from pam_kit.tasks import question
 
+# How near the second likeliest word's logit may come to the first's, relative to that one, before rounding decides.
+TIES, LOW_PRECISION_TIE = {torch.float32: 2e-4}, 2e-2
 # Tasks and languages.
 Asked = tuple[tuple[str, ...], tuple[str, ...]]
 
 
 @dataclass
 class PlainRegion:
-    """One region: its mask logits (4h, 4w), expected IoU and object score in each frame, and the answers about it."""
+    """One region: its mask logits (4h, 4w), expected IoU and object score in each frame, and the answers about it.
+
+    ``sure`` holds what was said of each answer before the two likeliest words were nearer than ``TIES``: from there on
+    rounding decides, which other kernels or another order of sums do otherwise.
+    """
 
     size: tuple[int, int]
     logits: list[Tensor] = field(default_factory=list)
     scores: list[tuple[float, float]] = field(default_factory=list)
     texts: list[str] = field(default_factory=list)
+    sure: list[str] = field(default_factory=list)
 
     def see(self, regions: RegionFeatures) -> None:
         # A row of a tensor would keep the whole tensor.
@@ -70,6 +77,7 @@ class PlainPath:
         self._lm = model.decoder.lm
         accepted = inspect.signature(self._lm.forward).parameters
         self._cache_name = "cache" if "cache" in accepted else "past_key_values"
+        self._tie = TIES.get(next(self._lm.parameters()).dtype, LOW_PRECISION_TIE)
         self._form = ChatFormat(model.decoder.tokenizer, model.decoder.template)
         self._geometry, self._device = Geometry.of(model.backbone), next(model.parameters()).device
 
@@ -83,8 +91,7 @@ class PlainPath:
         region.see(features)
         prefix = self.model.prefix(self.model.perceive(features))
         words = [question(task, language) for task in asked[0] for language in asked[1]]
-        region.texts = [self._answer(prefix, one, max_new_tokens) for one in words]
-        return region
+        return self._answered(region, prefix, words, max_new_tokens)
 
     @torch.inference_mode()
     def clip(
@@ -102,7 +109,13 @@ class PlainPath:
             tokens.append(self.model.prefix.of_frame(self.model.perceive(seen, later=index > 0)))
         prefix = torch.cat(tokens, dim=1)
         words = Asking(*asked, max_new_tokens).questions({}).questions
-        region.texts = [self._answer(prefix, one, max_new_tokens) for one in words]
+        return self._answered(region, prefix, words, max_new_tokens)
+
+    def _answered(self, region: PlainRegion, prefix: Tensor, words: Sequence[str], max_new_tokens: int) -> PlainRegion:
+        for one in words:
+            text, sure = self._answer(prefix, one, max_new_tokens)
+            region.texts.append(text)
+            region.sure.append(sure)
         return region
 
     def _count_sight(self) -> None:
@@ -110,8 +123,8 @@ class PlainPath:
         self.counts.regions += 1
         self.counts.views += 1
 
-    def _answer(self, prefix: Tensor, words: str, max_new_tokens: int) -> str:
-        """The answer to one question behind the embeddings (1, L, D) of its region."""
+    def _answer(self, prefix: Tensor, words: str, max_new_tokens: int) -> tuple[str, str]:
+        """The answer to one question behind the embeddings (1, L, D) of its region, and what of it is sure."""
         ids = self._form.prompt(words).to(self._device)
         place = int((ids == REGION_ID).nonzero()[0])
         table = self._lm.get_input_embeddings()
@@ -125,14 +138,21 @@ class PlainPath:
         self.counts.positions += length
         self.counts.vocabulary_rows += length
         said: list[int] = []
+        sure: int | None = None
         with self._times.stage("decode"):
             while True:
-                best = output.logits[0, -1].argmax()
+                values, words_said = output.logits[0, -1].float().topk(2)
+                best, (first, second) = words_said[:1], values.tolist()
+                if sure is None and first - second <= self._tie * abs(first):
+                    sure = len(said)
                 said.append(int(best))
                 self._times.tokens += 1
                 if said[-1] == self._form.end or len(said) == max_new_tokens:
                     break
-                output = self._lm(input_ids=best[None, None], use_cache=True, **held)
+                output = self._lm(input_ids=best[None], use_cache=True, **held)
                 self.counts.positions += 1
                 self.counts.vocabulary_rows += 1
-        return self._form.answer(torch.tensor(said), torch.zeros(len(said))).text
+        return self._text(said), self._text(said[:sure])
+
+    def _text(self, said: list[int]) -> str:
+        return self._form.answer(torch.tensor(said, dtype=torch.long), torch.zeros(len(said))).text

@@ -27,7 +27,7 @@ class Work:
     regions: int = 1
     questions: int = 1
     frames: int = 0
-    max_new_tokens: int = 16
+    max_new_tokens: int = 8
 
     def __post_init__(self):
         if self.questions not in question_counts():
@@ -66,12 +66,14 @@ class ModelChoice:
         recipe: the recipe of a random model.
         overrides: changes to the recipe.
         sizes: of a random model without a recipe, see ``training.step_benchmark.StepSizes``.
+        precision: what its decoder computes in; None leaves it as it is.
     """
 
     checkpoint: str | None = None
     recipe: str | None = None
     overrides: tuple[str, ...] = ()
     sizes: dict[str, int] | None = None
+    precision: str | None = None
 
 
 def question_counts() -> list[int]:

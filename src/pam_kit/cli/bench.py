@@ -5,10 +5,11 @@ import json
 import sys
 
 from pam_kit.cli.arguments import OVERRIDES, add_verb, positive
+from pam_kit.cli.prompting import PRECISIONS
 from pam_kit.cli.runs import RUN
 from pam_kit.errors import PamKitError
 
-_TOKENS = 16
+_TOKENS = 8
 
 
 def add_verbs(verbs) -> None:
@@ -34,6 +35,7 @@ def add_verbs(verbs) -> None:
         "--max-new-tokens", type=positive, default=_TOKENS, metavar="N", help=f"longest answer (default {_TOKENS})"
     )
     parser.add_argument("--repeats", type=positive, default=1, metavar="N", help="how often each is timed (default 1)")
+    parser.add_argument("--precision", choices=PRECISIONS, help="of the decoder (default: its own)")
     parser.add_argument("--device", help="torch device; the first GPU by default, else the CPU")
     parser.add_argument("--json", action="store_true", help="print one JSON object a line for each work")
     parser.add_argument("--csv", metavar="FILE", help="also write the table as CSV")
@@ -49,7 +51,7 @@ def bench(options: argparse.Namespace) -> int:
     if options.overrides and not options.recipe:
         raise PamKitError(f"{options.overrides[0]} changes a recipe: name it with --recipe")
     works, with_training = _works(options)
-    choice = ModelChoice(options.checkpoint, options.recipe, tuple(options.overrides))
+    choice = ModelChoice(options.checkpoint, options.recipe, tuple(options.overrides), precision=options.precision)
     result: Result = measure_works(
         choice, works, options.against == "plain", options.repeats, options.device, say=_tell
     )
@@ -80,7 +82,7 @@ def _works(options: argparse.Namespace) -> tuple[list, bool]:
     if given:
         return [Work(**given, max_new_tokens=options.max_new_tokens)], False
     works = [replace(work, max_new_tokens=options.max_new_tokens) for work in TABLE]
-    return works, bool(options.against) and not (options.recipe or options.checkpoint)
+    return works, bool(options.against) and not (options.recipe or options.checkpoint or options.precision)
 
 
 def _tell(line: str) -> None:

@@ -23,7 +23,7 @@ class SessionSettings:
     """
 
     picture_batch: int = 8
-    region_batch: int = 8
+    region_batch: int = 4
     answer_batch: int = 32
     kept_regions: int = 8
     steps: Steps = "growing"
