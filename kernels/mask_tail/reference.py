@@ -28,7 +28,6 @@ class Selected(NamedTuple):
     area: Tensor
 
 
-@torch.compiler.assume_constant_result
 def rounded_delta(dtype: torch.dtype, delta: float = DELTA) -> float:
     """``delta`` as logits of that type can be compared with: SAM 2 compares in the type of its logits."""
     return float(torch.tensor(delta, dtype=dtype))
@@ -50,7 +49,7 @@ def upscale_stage1(
     image = tokens.transpose(1, 2).unflatten(2, grid)
     out = F.conv_transpose2d(image, convolution_weight(upscaling.first_weight), upscaling.first_bias, stride=2)
     if skip is not None:
-        out += skip[image_index]
+        out = out + skip[image_index]
     out = F.layer_norm(
         out.movedim(1, 3), out.shape[1:2], upscaling.norm_weight, upscaling.norm_bias, upscaling.eps
     ).movedim(3, 1)
@@ -70,7 +69,7 @@ def masks_reference(
     out = upscale_stage1(tokens, grid, upscaling, fine, image_index)
     out = F.conv_transpose2d(out, convolution_weight(upscaling.second_weight), upscaling.second_bias, stride=2)
     if finer is not None:
-        out += finer[image_index]
+        out = out + finer[image_index]
     out = F.gelu(out)
     return (hyper @ out.flatten(2)).unflatten(2, out.shape[-2:])
 
@@ -91,8 +90,9 @@ def mask_tail_reference(
 
 def mask_counts(logits: Tensor, delta: float = DELTA) -> Tensor:
     """(R, M, H, W) -> (R, M, 3) int32: pixels above -delta, above 0 and above +delta."""
-    delta = rounded_delta(logits.dtype, delta)
-    counts = [(logits > bound).sum((2, 3), dtype=torch.int32) for bound in (-delta, 0.0, delta)]
+    # As tensors, which need not become numbers, so that torch.compile goes through.
+    bounds = (torch.tensor(bound, dtype=logits.dtype) for bound in (-delta, 0.0, delta))
+    counts = [(logits > bound).sum((2, 3), dtype=torch.int32) for bound in bounds]
     return torch.stack(counts, dim=-1)
 
 
