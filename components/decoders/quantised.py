@@ -33,6 +33,17 @@ def loading_options(kind: Quantization, dtype: torch.dtype) -> dict:
     return {"quantization_config": config, "device_map": {"": "cpu"}}
 
 
+def keep_as_stored(model: nn.Module) -> None:
+    """Keep bitsandbytes from packing 4-bit weights another way once they answer on a CPU that knows AVX512-BF16.
+
+    It does so in place: then products are of bfloat16, sizes that 32 does not divide are an error, and weights that
+    move to another device are garbage (its issue 2078).
+    """
+    for part in model.modules():
+        if hasattr(part, "support_avx512bf16_for_cpu"):
+            part.support_avx512bf16_for_cpu = False
+
+
 def leave_base_out_of_state(owner: nn.Module, name: str) -> None:
     """State dicts of ``owner`` hold nothing but adapters of its quantised child ``name``, and loading misses no more.
 
@@ -84,6 +95,7 @@ def lower_precision(model: PreTrainedModel, precision: Precision) -> None:
     made = {name: _quantised_layer(part, precision) for name, part in _linear_layers(model).items()}
     for name, layer in made.items():
         model.set_submodule(name, layer)
+    keep_as_stored(model)
     model.requires_grad_(False)
 
 

@@ -201,6 +201,18 @@ def test_quantised_weights_alone_are_frozen_but_answer(adapted, kind):
     assert given.grad.abs().sum() > 0
 
 
+def test_4_bit_weights_stay_as_they_are_where_a_cpu_could_pack_them_another_way(adapted, monkeypatch):
+    """bitsandbytes asks the CPU for AVX512-BF16 when it makes a layer, and packs at the layer's first answer."""
+    lowered = adapted(lora_rank=0)
+    expected = adapted("nf4", lora_rank=0).generate(prefix(), asked(), 5)
+    monkeypatch.setattr("bitsandbytes.nn.modules.has_avx512bf16", lambda: True)
+    lowered.lower_precision("nf4")
+    for made in (adapted("nf4", lora_rank=0), lowered):
+        stored = [p.clone() for p in made.layers()[0].parameters()]
+        assert made.generate(prefix(), asked(), 5) == expected
+        assert all(map(torch.equal, stored, made.layers()[0].parameters()))
+
+
 def test_int8_says_nothing_at_every_product(adapted, caplog):
     with torch.no_grad():
         adapted("int8")(prefix(), asked())
