@@ -89,10 +89,10 @@ def timed(case: Case, modes: Sequence[str], kind: str, device: str, timer: Timer
             with functorch_config.patch(donated_buffer=False):
                 run = _runner(providers[name], inputs, mode)
                 run()
-            low, median, high = timer(run)
+                (low, median, high), peak = timer(run), _peak(run)
             least = _card_bound(_launches(case, mode))
             yield Row(
-                case.operator, case.name, name, mode, kind, median, low, high, _peak(run), least,
+                case.operator, case.name, name, mode, kind, median, low, high, peak, least,
                 least / median if least else None, _device_name(), torch.__version__,
             )  # fmt: skip
 

@@ -53,9 +53,16 @@ class Recorder(TorchDispatchMode):
         name = function.overloadpacket.__name__
         if not function.is_view and name not in FREE:
             moved = sum(map(_bytes, {id(leaf): leaf for leaf in tree_leaves((args, kwargs, out))}.values()))
-            flops = self.flops.get(function.overloadpacket)
-            self.launches.append(Launch(name, moved, flops(*args, **kwargs, out_val=out) if flops else 0))
+            self.launches.append(Launch(name, moved, self._computed(function.overloadpacket, args, kwargs, out)))
         return out
+
+    def _computed(self, operation: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> int:
+        formula = self.flops.get(operation)
+        if formula is None:
+            return 0
+        if "scaled_dot_product" in operation.__name__:
+            args = _with_all_heads(args, first=int(operation.__name__.endswith("backward")))
+        return formula(*args, **kwargs, out_val=out)
 
 
 def launches(function: Callable[..., Any], *inputs: Any) -> list[Launch]:
@@ -90,6 +97,23 @@ def kept_bytes(function: Callable[..., Any], *inputs: Any) -> int:
     given = {leaf.untyped_storage()._cdata for leaf in tree_leaves(inputs) if isinstance(leaf, Tensor)}
     del out
     return sum(tensor.untyped_storage().nbytes() for storage, tensor in kept.items() if storage not in given)
+
+
+def _with_all_heads(args: tuple[Any, ...], first: int) -> tuple[Any, ...]:
+    """Queries, keys and values from ``first`` on, with a key and a value head for each query head.
+
+    A head of keys that several heads of queries share is multiplied with each of them; torch's formula knows no such
+    groups.
+    """
+    query, key, value = args[first : first + 3]
+    described = map(_described, (key, value))
+    repeated = (shared.repeat_interleave(query.shape[1] // shared.shape[1], 1) for shared in described)
+    return *args[:first], query, *repeated, *args[first + 3 :]
+
+
+def _described(tensor: Tensor) -> Tensor:
+    """A tensor of that shape without contents."""
+    return torch.empty_like(tensor, device="meta")
 
 
 def _leaf(value: Any) -> Any:

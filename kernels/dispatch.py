@@ -10,6 +10,8 @@ import torch
 
 Kernels = Literal["auto", "triton", "torch"]
 MIN_CAPABILITY = (8, 0)
+# Operators whose kernels torch's own path outruns on the cards measured so far: docs/kernels_measured.md.
+SLOWER_THAN_TORCH = frozenset({"shuffle_project"})
 
 log = logging.getLogger("pam_kit.kernels")
 
@@ -17,8 +19,9 @@ log = logging.getLogger("pam_kit.kernels")
 def backend(kernels: Kernels, device: torch.device, operator: str) -> Literal["triton", "torch"]:
     """The implementation of ``operator`` on ``device``; the first time a run, the log says which and why.
 
-    ``auto`` is Triton on a CUDA device of compute capability 8.0 or more, and torch elsewhere. Triton on a CPU is its
-    interpreter, which has to be switched on before Triton is imported.
+    ``auto`` is Triton on a CUDA device of compute capability 8.0 or more, and torch elsewhere and for an operator whose
+    kernels have not been the faster ones where they were measured. Triton on a CPU is its interpreter, which has to be
+    switched on before Triton is imported.
 
     Raises:
         ValueError: ``kernels`` is none of ``auto``, ``triton`` and ``torch``.
@@ -28,7 +31,7 @@ def backend(kernels: Kernels, device: torch.device, operator: str) -> Literal["t
         raise ValueError(f"kernels is {kernels!r}; choose one of {', '.join(get_args(Kernels))}")
     if kernels == "torch":
         return "torch"
-    if kernels == "auto" and device.type == "cpu":
+    if kernels == "auto" and (device.type == "cpu" or operator in SLOWER_THAN_TORCH):
         if not torch.compiler.is_compiling():
             say_once(f"{operator} on {device}: plain torch", logging.INFO)
         return "torch"

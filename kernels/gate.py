@@ -9,8 +9,9 @@ from torch.utils._pytree import tree_leaves
 from pam_kit.kernels.cases import Case
 
 # A fused result may be this much farther from float64 than torch's own in the same type, and off by a rounding anyway:
-# a count by the few values that lie at the threshold.
-SLACK, ROUNDING, AT_THE_THRESHOLD = 1.2, 2e-6, 1e-3
+# a count by the few values that lie at the threshold. The derivative by a weight is a sum over 65,536 rows, which
+# another order moves by some 4e-6 in float32 (seen on an H100).
+SLACK, ROUNDING, AT_THE_THRESHOLD = 1.2, 5e-6, 1e-3
 
 
 class WrongResults(Exception):

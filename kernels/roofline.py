@@ -19,12 +19,13 @@ DOCUMENT = Path(__file__).parents[1] / "docs" / "kernels_roofline.md"
 MIB = 1 << 20
 HEAD = """# Kernels: what fusion can bring, and what it cannot
 
-Written by `python -m pam_kit.kernels.roofline`. **No time on this page is measured**: no kernel of the kit has run on
-a GPU yet. Launches and bytes of `eager` (as published) and `view` (the torch path of this kit) are counted operation
-by operation in bfloat16; those of `triton` are formulas. A pass takes at least the sum over its launches of the larger
-of bytes / bandwidth and operations / peak: A100 SXM 312 TFLOP/s and 2.04 TB/s, H100 SXM 989 TFLOP/s and 3.35 TB/s.
-What a launch costs the CPU (some 5 us without CUDA graphs) comes on top, and no kernel reaches the peaks. `compiled`
-is not listed: what torch.compile fuses is decided on the card. Figures in MiB are for one region or frame.
+Written by `python -m pam_kit.kernels.roofline`. **No time on this page is measured**; those that are stand in
+[kernels_measured.md](kernels_measured.md). Launches and bytes of `eager` (as published) and `view` (the torch path of
+this kit) are counted operation by operation in bfloat16; those of `triton` are formulas. A pass takes at least the sum
+over its launches of the larger of bytes / bandwidth and operations / peak: A100 SXM 312 TFLOP/s and 2.04 TB/s, H100
+SXM 989 TFLOP/s and 3.35 TB/s. What a launch costs the CPU (some 5 us without CUDA graphs) comes on top, and no kernel
+reaches the peaks. `compiled` is not listed: what torch.compile fuses is decided on the card. Figures in MiB are for
+one region or frame.
 """
 COLUMNS = ("case", "pass", "implementation", "launches", "moved MiB", "kept MiB", "A100 us", "H100 us")
 

@@ -25,7 +25,8 @@ class PixelShuffleMlp(Projector):
         later_ratio: r of the later frames of a clip, whose tokens are narrowed to those of the first frame by a linear
             map ahead of the MLP; null treats all frames alike.
         token_order: order of the merged tokens; released PAM checkpoints expect column.
-        kernels: what merges and projects visual tokens: auto is Triton on a GPU that can, and torch elsewhere.
+        kernels: what merges and projects visual tokens: triton has them fused; auto is torch, the faster one on the
+            GPUs measured so far.
     """
 
     def __init__(
@@ -50,8 +51,8 @@ class PixelShuffleMlp(Projector):
 
     def project_visual(self, tokens: PerceivedTokens, later: bool) -> Tensor:
         """The half of ``forward`` that is about the visual tokens: (R, h*w/r^2, D)."""
-        kernels = backend(self.kernels, tokens.visual.device, "projector") == "triton" and self._is_whole()
-        return (self._projected_by_kernels if kernels else self._projected)(tokens, later)
+        fused = backend(self.kernels, tokens.visual.device, "shuffle_project") == "triton" and self._is_whole()
+        return (self._projected_by_kernels if fused else self._projected)(tokens, later)
 
     def _projected(self, tokens: PerceivedTokens, later: bool) -> Tensor:
         merged = merge_neighbours(tokens.visual, tokens.grid, self._ratio(later), self.token_order)

@@ -18,7 +18,8 @@ class SharedConnector(PixelShuffleMlp):
     Args:
         ratio: r.
         later_ratio: r of the later frames of a clip, as in pixel_shuffle_mlp; null treats all frames alike.
-        kernels: what merges and projects visual tokens: auto is Triton on a GPU that can, and torch elsewhere.
+        kernels: what merges and projects visual tokens: triton has them fused; auto is torch, the faster one on the
+            GPUs measured so far.
     """
 
     def __init__(

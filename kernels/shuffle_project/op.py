@@ -70,8 +70,7 @@ def shuffle_project(
     _check(tokens, weight, second_weight, shuffle, store)
     kept = None if kept is None else kept.long().expand(tokens.shape[0], kept.shape[-1])
     tensors: tuple[Tensor | None, ...] = (tokens, weight, bias, second_weight, second_bias)
-    chosen = backend(kernels, tokens.device, "shuffle_project")
-    if chosen == "torch" or (kernels == "auto" and _type(tokens) not in TYPES):
+    if backend(kernels, tokens.device, "shuffle_project") == "torch":
         return project(tokens, weight, bias, second_weight, second_bias, kept, shuffle)
     tensors = tuple(_cast(tensor, _type(tokens)) for tensor in tensors)
     _check_types(tensors)

@@ -18,8 +18,8 @@ class Tile(NamedTuple):
     group: int = 8
 
 
-# Kernel -> width of the type and precision -> tile. Not measured on a GPU yet: the widest that neither spills nor
-# exceeds the shared memory of a card.
+# Kernel -> width of the type and precision -> tile. The widest that neither spills nor exceeds the shared memory
+# of a card; not tuned on one.
 TILES = {
     "forward": {"half": Tile(128, 128, 64, 8, 3), "tf32": Tile(128, 128, 32, 8, 3), "ieee": Tile(64, 64, 32, 4, 3)},
     "few rows": {"half": Tile(64, 128, 64, 4, 4), "tf32": Tile(64, 64, 32, 4, 3), "ieee": Tile(64, 64, 32, 4, 3)},

@@ -7,9 +7,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from pam_kit.kernels import benchmark, roofline
+from pam_kit.kernels import benchmark, roofline, times
 from pam_kit.kernels.cases import Case
-from pam_kit.kernels.counting import Launch, kept_bytes, launches, passes
+from pam_kit.kernels.counting import Launch, Recorder, kept_bytes, launches, passes
 from pam_kit.kernels.gate import WrongResults, gate
 from pam_kit.kernels.shuffle_project.reference import Shuffle, project
 
@@ -48,6 +48,14 @@ def test_the_bound_adds_the_larger_of_both_times():
 def test_the_document_is_what_the_command_writes():
     written = roofline.DOCUMENT.read_text(encoding="utf-8")
     assert written == roofline.document(), "run python -P -m pam_kit.kernels.roofline"
+    assert times.DOCUMENT.read_text(encoding="utf-8") == times.page(), "run python -P -m pam_kit.kernels.times"
+
+
+def test_heads_of_keys_that_queries_share_are_multiplied_with_each_of_them():
+    query, key = torch.empty(2, 8, 10, 16, device="meta"), torch.empty(2, 2, 30, 16, device="meta")
+    with Recorder() as recorder:
+        torch.ops.aten._scaled_dot_product_flash_attention(query, key, key)
+    assert sum(launch.flops for launch in recorder.launches) == 2 * (2 * 2 * 8 * 10 * 30 * 16)
 
 
 SHUFFLE = Shuffle((4, 4), 2, "column", True)

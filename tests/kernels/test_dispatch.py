@@ -7,7 +7,8 @@ import sys
 import pytest
 import torch
 
-from pam_kit.kernels import dispatch
+from pam_kit.kernels import dispatch, times
+from pam_kit.kernels.entries import OPERATORS
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
 
@@ -61,6 +62,19 @@ def test_without_triton_auto_is_torch(monkeypatch, caplog):
     assert dispatch.backend("auto", GPU, "op") == "torch" and "Triton is not installed" in caplog.text
     with pytest.raises(RuntimeError, match="pip install triton"):
         dispatch.backend("triton", GPU, "op")
+
+
+def test_auto_leaves_alone_kernels_that_torch_outruns(monkeypatch, caplog):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: (9, 0))
+    with caplog.at_level(logging.INFO, "pam_kit.kernels"):
+        assert dispatch.backend("auto", GPU, "shuffle_project") == "torch"
+        assert dispatch.backend("triton", GPU, "shuffle_project") == "triton"
+    assert caplog.messages[0] == "shuffle_project on cuda:0: plain torch"
+
+
+def test_the_operators_that_torch_outruns_are_those_of_the_measured_times():
+    """By the mean ratio of the plain path's times to the kernels', over cases, passes and cards."""
+    assert {name for name in OPERATORS if times.mean_ratio(name) < 1} == dispatch.SLOWER_THAN_TORCH
 
 
 def test_other_devices_run_torch():
