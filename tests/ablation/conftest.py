@@ -58,6 +58,8 @@ variants:
 scores:
   label: {split: held_out, score: label en}
   masks: {split: held_out, score: mask IoU}
+verdicts:
+  speaks: {score: label, above: masks}
 plot: [masks, label]
 paper:
   source: a book

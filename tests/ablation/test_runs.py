@@ -72,6 +72,8 @@ def test_tables_and_the_page(study, capsys, tmp_path):
     assert [rows[name]["positions"] for name in ("one", "two", "broken")] == [4 + 1 + 1 + 1, 4 + 1 + 2 + 1, None]
     assert rows["one"]["milliseconds"] > 0 and kept["paper"]["columns"] == ["ms"]
     assert rows["two"]["scores"]["masks"]["mean"] == rows["one"]["scores"]["masks"]["mean"]
+    two = {name: cell["mean"] for name, cell in rows["two"]["scores"].items()}
+    assert rows["two"]["verdicts"]["speaks"]["difference"] == pytest.approx(two["label"] - two["masks"])
     scores = json.loads(next(run_folder(out, chains.of("one")[0].last).glob("scores-*.json")).read_text())
     expected = 100 * scores["table"]["held_out / box"]["label en"]["mean"]
     assert rows["one"]["scores"]["label"]["by_seed"] == {"0": expected}

@@ -49,6 +49,16 @@ def test_values_without_spread():
     assert paired([5.0, 6.0], [4.0, 5.0]).p == 0 and welch([5.0, 5.0], [4.0, 4.0]).p == 0
 
 
+def test_the_answers():
+    assert [Comparison(d, p).answer for d, p in ((1.0, 0.01), (1.0, 0.2), (-1.0, 0.01), (0.0, 1.0), (1.0, None))] == [
+        "yes",
+        "not significant",
+        "no",
+        "no",
+        "too few runs for a test",
+    ]
+
+
 def test_the_words():
     assert Comparison(1.0, 0.2).statement == "not significant, p = 0.20"
     assert Comparison(1.0, 0.05).statement == "not significant, p = 0.050"

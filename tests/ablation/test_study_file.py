@@ -87,6 +87,11 @@ def test_runs_are_known_by_what_they_are_trained_on(tmp_path, write_study):
         (BARE.format(more="reference: two"), r"tokens.yaml:4: reference: unknown 'two'; valid: one"),
         (BARE.format(more="plot: colour"), r"tokens.yaml:4: plot: unknown 'colour'"),
         (BARE.format(more="test: z"), r"tokens.yaml:4: test: unknown 'z'; valid: paired, welch"),
+        (BARE.format(more="verdicts: {v: {score: label}}"), r"tokens.yaml:4: verdicts.v.above: is missing"),
+        (
+            BARE.format(more="verdicts: {v: {score: label, above: z}}"),
+            r":4: verdicts.v.above: unknown 'z'; valid: label",
+        ),
         (BARE.format(more="axes: {a: {b: []}}"), r"either variants, or axes"),
         (
             BARE.format(more="paper: {columns: [ms], rows: {one: [1, 2]}, source: x}"),

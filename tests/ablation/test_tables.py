@@ -26,8 +26,8 @@ def results(tmp_path, write_study) -> Results:
     return Results(
         study,
         (
-            Row("one", one, {}, (), 1234, 5, 7.6, (972.0,)),
-            Row("two", two, {1: "a\nbad thing"}, (4,), 2345, 6, 8.0, ()),
+            Row("one", one, {"speaks": paired([9.0, 7.0, 8.0], [4.0, 1.0, 3.0])}, {}, (), 1234, 5, 7.6, (972.0,)),
+            Row("two", two, {}, {1: "a\nbad thing"}, (4,), 2345, 6, 8.0, ()),
         ),
         "median of 12 steps",
     )
@@ -35,13 +35,18 @@ def results(tmp_path, write_study) -> Results:
 
 def test_the_table_says_what_differs(results):
     lines = markdown(results)
-    assert lines[0] == "| variant | label | masks | positions a region | learned parameters | ms a step | paper: ms |"
+    assert (
+        lines[0]
+        == "| variant | label | masks | speaks | positions a region | learned parameters | ms a step | paper: ms |"
+    )
     # t = 10 / (1 / sqrt(3)) = 17.3 with 2 degrees of freedom: p = 0.0033; and t = 1: p = 0.42.
     assert lines[2] == (
-        "| one | 42.0 ± 1.7 (-10.0; p = 0.003) | 52.3 ± 2.1 (+0.3; not significant, p = 0.42) | 5 | 1,234 | 8 | 972 |"
+        "| one | 42.0 ± 1.7 (-10.0; p = 0.003) | 52.3 ± 2.1 (+0.3; not significant, p = 0.42) "
+        "| yes (+5.3; p = 0.004) | 5 | 1,234 | 8 | 972 |"
     )
-    assert lines[3] == "| **two** | 52.0 ± 2.0 | 52.0 ± 2.0 | 6 | 2,345 | 8 |  |"
+    assert lines[3] == "| **two** | 52.0 ± 2.0 | 52.0 ± 2.0 |  | 6 | 2,345 | 8 |  |"
     text = "\n".join(lines)
+    assert "*speaks*: whether label lies above masks" in text
     assert "over 3 seeds" in text and "a book" in text and "median of 12 steps" in text
     assert "- two, seed 1: FAILED: a bad thing" in text and "- two: not yet run with seed 4" in text
 
@@ -56,6 +61,7 @@ def test_files(results, tmp_path):
     assert kept["rows"][0]["scores"]["label"]["difference"] == -10 and kept["rows"][1]["errors"] == {
         "1": "a\nbad thing"
     }
+    assert kept["rows"][0]["verdicts"]["speaks"]["answer"] == "yes" and not kept["rows"][1]["verdicts"]
     assert Image.open(tmp_path / "new" / "chart.png").size[1] > 300
 
 

@@ -38,6 +38,7 @@ class Row:
 
     Args:
         cells: by the name of the score; a score that no finished run has is left out.
+        verdicts: by name, the score less its floor, paired by seed.
         errors: of the seeds that failed.
         missing: seeds that are not yet run.
         trained_parameters: of the last stage; None where all runs failed.
@@ -47,6 +48,7 @@ class Row:
 
     variant: str
     cells: dict[str, Cell]
+    verdicts: dict[str, Comparison]
     errors: dict[int, str]
     missing: tuple[int, ...]
     trained_parameters: int | None
@@ -127,10 +129,16 @@ def _row(chains: Chains, name: str, found: dict[str, BySeed], times: dict | None
         for score, by_seed in found[name].items()
         if by_seed
     }
+    verdicts = {
+        verdict.name: compared
+        for verdict in study.verdicts
+        if (compared := _paired(found[name][verdict.score], found[name][verdict.floor])) is not None
+    }
     parameters, positions = (None, None) if len(errors) == len(own) else _sizes(own[0])
     return Row(
         name,
         cells,
+        verdicts,
         errors,
         tuple(chain.seed for chain in own if chain.seed not in (*seeds, *errors)),
         parameters,
@@ -150,5 +158,9 @@ def _sizes(chain: Chain) -> tuple[int, int]:
 def _compared(study: Study, values: dict[int, float], reference: dict[int, float]) -> Comparison | None:
     if study.test == "welch":
         return welch(list(values.values()), list(reference.values())) if reference else None
+    return _paired(values, reference)
+
+
+def _paired(values: dict[int, float], reference: dict[int, float]) -> Comparison | None:
     both = [seed for seed in values if seed in reference]
     return paired([values[seed] for seed in both], [reference[seed] for seed in both]) if both else None

@@ -25,12 +25,25 @@ class Comparison:
         return self.p is not None and self.p < LEVEL
 
     @property
+    def answer(self) -> str:
+        """Whether the mean is the larger one: yes, no, or that chance alone may have made it so."""
+        if self.difference <= 0:
+            return "no"
+        return "yes" if self.significant else "not significant" if self.p is not None else "too few runs for a test"
+
+    @property
     def statement(self) -> str:
         """In words, without the difference itself."""
         if self.p is None:
             return "too few runs for a test"
-        shown = "p < 0.001" if self.p < 0.001 else f"p = {self.p:.3f}" if self.p < 0.1 else f"p = {self.p:.2f}"
-        return shown if self.significant else f"not significant, {shown}"
+        return self.chance if self.significant else f"not significant, {self.chance}"
+
+    @property
+    def chance(self) -> str:
+        """The probability in words; empty where there is no test."""
+        if self.p is None:
+            return ""
+        return "p < 0.001" if self.p < 0.001 else f"p = {self.p:.3f}" if self.p < 0.1 else f"p = {self.p:.2f}"
 
 
 def mean(values: Sequence[float]) -> float:

@@ -48,6 +48,20 @@ class Score:
 
 
 @dataclass(frozen=True)
+class Verdict:
+    """A column that answers yes or no: whether a variant's score lies above another one of its scores.
+
+    Args:
+        name: what is answered, such as ``tells it from its twin``.
+        score, floor: columns of the study.
+    """
+
+    name: str
+    score: str
+    floor: str
+
+
+@dataclass(frozen=True)
 class Published:
     """What somebody else has measured for the same variants; None where they have not."""
 
@@ -75,6 +89,7 @@ class Study:
     seeds: tuple[int, ...]
     reference: str
     scores: tuple[Score, ...]
+    verdicts: tuple[Verdict, ...]
     plot: tuple[str, ...]
     test: str
     evaluate: str | None

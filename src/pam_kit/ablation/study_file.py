@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pam_kit.ablation.statistics import TESTS
-from pam_kit.ablation.study import Override, Published, Score, Study, Variant
+from pam_kit.ablation.study import Override, Published, Score, Study, Variant, Verdict
 from pam_kit.errors import RecipeError
 from pam_kit.recipe.marked_yaml import Marked, Place, Problems, read_yaml, shown
 from pam_kit.recipe.source import RECIPE_PACKAGE
@@ -56,10 +56,14 @@ def read_study(path_or_name: str | Path) -> Study:
     return study
 
 
-_KEYS = "title question remarks fixture stages overrides variants axes seeds reference scores plot test evaluate paper"
-_VARIANT_KEYS, _SCORE_KEYS, _PAPER_KEYS = (
+_KEYS = (
+    "title question remarks fixture stages overrides variants axes seeds reference test "
+    "scores verdicts plot evaluate paper"
+)
+_VARIANT_KEYS, _SCORE_KEYS, _VERDICT_KEYS, _PAPER_KEYS = (
     "fixture stages overrides",
     "split prompt streams score",
+    "score above",
     "source columns rows",
 )
 
@@ -91,6 +95,7 @@ class _Reader:
             seeds=self.seeds(items.get("seeds")),
             reference=reference,
             scores=scores,
+            verdicts=self.verdicts(items, root, columns),
             plot=plot,
             test=test,
             evaluate=self.text(items, "evaluate", "") or None,
@@ -144,6 +149,18 @@ class _Reader:
                 self.problems.add(item.place, f"{key}.{needed}", "is missing")
         row = [self.text(parts, part, default) for part, default in (("split", ""), ("prompt", "box"), ("streams", ""))]
         return Score(name, " / ".join(part for part in row if part), self.text(parts, "score", ""), item.place)
+
+    def verdicts(self, items: dict[str, Marked], root: Marked, columns: list[str]) -> tuple[Verdict, ...]:
+        found = []
+        for name, item in self.named(items, "verdicts", root) if "verdicts" in items else ():
+            parts = self.table(item, f"verdicts.{name}", _VERDICT_KEYS)
+            for needed in _VERDICT_KEYS.split():
+                key = f"verdicts.{name}.{needed}"
+                if needed not in parts:
+                    self.problems.add(item.place, key, "is missing")
+                self.known(parts.get(needed), key, [self.text(parts, needed, "")], columns)
+            found.append(Verdict(name, self.text(parts, "score", ""), self.text(parts, "above", "")))
+        return tuple(found)
 
     def published(self, item: Marked | None, names: list[str]) -> Published:
         if item is None:

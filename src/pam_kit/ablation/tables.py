@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pam_kit.ablation.bar_chart import Bar, Group, draw_bars
 from pam_kit.ablation.results import Cell, Results, Row
-from pam_kit.ablation.statistics import LEVEL
+from pam_kit.ablation.statistics import LEVEL, Comparison
 from pam_kit.atomic_files import whole_file
 
 TABLE, CSV, JSON, CHART = "table.md", "table.csv", "results.json", "chart.png"
@@ -42,7 +42,8 @@ def markdown(results: Results) -> list[str]:
     """The table, what its figures are, and the errors of runs that failed, as lines."""
     study = results.study
     published = [f"paper: {column}" for column in study.published.columns]
-    head = ["variant", *(score.name for score in study.scores), "positions a region", "learned parameters"]
+    head = ["variant", *(score.name for score in study.scores), *(verdict.name for verdict in study.verdicts)]
+    head += ["positions a region", "learned parameters"]
     head += ["ms a step"] if results.how_timed else []
     lines = ["| " + " | ".join([*head, *published]) + " |", "| --- |" + " ---: |" * (len(head) + len(published) - 1)]
     lines += ["| " + " | ".join(_markdown_row(results, row)) + " |" for row in results.rows]
@@ -53,6 +54,7 @@ def _markdown_row(results: Results, row: Row) -> list[str]:
     study = results.study
     name = f"**{row.variant}**" if row.variant == study.reference else row.variant
     cells = [_shown(row.cells.get(score.name)) for score in study.scores]
+    cells += [_answered(row.verdicts.get(verdict.name)) for verdict in study.verdicts]
     times = [_number(row.milliseconds)] if results.how_timed else []
     known = row.published or (None,) * len(study.published.columns)
     sizes = ["" if size is None else f"{size:,}" for size in (row.positions, row.trained_parameters)]
@@ -68,6 +70,12 @@ def _shown(cell: Cell | None) -> str:
     return f"{text} ({cell.comparison.difference:+.1f}; {cell.comparison.statement})"
 
 
+def _answered(compared: Comparison | None) -> str:
+    if compared is None:
+        return ""
+    return f"{compared.answer} ({'; '.join(filter(None, (f'{compared.difference:+.1f}', compared.chance)))})"
+
+
 def _legend(results: Results) -> list[str]:
     study = results.study
     seeds = sorted({seed for row in results.rows for cell in row.cells.values() for seed in cell.by_seed})
@@ -76,6 +84,10 @@ def _legend(results: Results) -> list[str]:
         f"Scores in percent, mean ± standard deviation over {len(seeds)} seeds; in brackets the difference to "
         f"**{study.reference}** and a two-sided t-test {test}, called significant below {LEVEL:.0%}, without a "
         "correction for several comparisons."
+    )
+    text += "".join(
+        f" *{verdict.name}*: whether {verdict.score} lies above {verdict.floor}, by the same test."
+        for verdict in study.verdicts
     )
     text += f" Time of a step: {results.how_timed}." if results.how_timed else ""
     text += f" Paper: {study.published.source}" if study.published.columns else ""
@@ -124,6 +136,7 @@ def _json(results: Results) -> dict:
             {
                 "variant": row.variant,
                 "scores": {name: _json_cell(cell) for name, cell in row.cells.items()},
+                "verdicts": {name: _json_verdict(compared) for name, compared in row.verdicts.items()},
                 "positions": row.positions,
                 "trained_parameters": row.trained_parameters,
                 "milliseconds": row.milliseconds,
@@ -146,6 +159,10 @@ def _json_cell(cell: Cell) -> dict:
         "p": None if compared is None else compared.p,
         "significant": None if compared is None else compared.significant,
     }
+
+
+def _json_verdict(compared: Comparison) -> dict:
+    return {"difference": compared.difference, "p": compared.p, "answer": compared.answer}
 
 
 def _finite(value: float) -> float | None:
