@@ -39,10 +39,9 @@ def test_the_table_says_what_differs(results):
         lines[0]
         == "| variant | label | masks | speaks | positions a region | learned parameters | ms a step | paper: ms |"
     )
-    # t = 10 / (1 / sqrt(3)) = 17.3 with 2 degrees of freedom: p = 0.0033; and t = 1: p = 0.42.
+    # t = 10 / (1 / sqrt(3)) = 17.3 with 2 degrees of freedom: p = 0.0033; and t = 16 / 3 / (1 / 3) = 16: p = 0.0039.
     assert lines[2] == (
-        "| one | 42.0 ± 1.7 (-10.0; p = 0.003) | 52.3 ± 2.1 (+0.3; not significant, p = 0.42) "
-        "| yes (+5.3; p = 0.004) | 5 | 1,234 | 8 | 972 |"
+        "| one | 42.0 ± 1.7 (-10.0; p = 0.003) | 52.3 ± 2.1 | yes (+5.3; p = 0.004) | 5 | 1,234 | 8 | 972 |"
     )
     assert lines[3] == "| **two** | 52.0 ± 2.0 | 52.0 ± 2.0 |  | 6 | 2,345 | 8 |  |"
     text = "\n".join(lines)

@@ -53,7 +53,8 @@ def markdown(results: Results) -> list[str]:
 def _markdown_row(results: Results, row: Row) -> list[str]:
     study = results.study
     name = f"**{row.variant}**" if row.variant == study.reference else row.variant
-    cells = [_shown(row.cells.get(score.name)) for score in study.scores]
+    floors = {verdict.floor for verdict in study.verdicts}
+    cells = [_shown(row.cells.get(score.name), score.name in floors) for score in study.scores]
     cells += [_answered(row.verdicts.get(verdict.name)) for verdict in study.verdicts]
     times = [_number(row.milliseconds)] if results.how_timed else []
     known = row.published or (None,) * len(study.published.columns)
@@ -61,11 +62,12 @@ def _markdown_row(results: Results, row: Row) -> list[str]:
     return [name, *cells, *sizes, *times, *map(_figure, known)]
 
 
-def _shown(cell: Cell | None) -> str:
+def _shown(cell: Cell | None, is_floor: bool) -> str:
+    """A floor is what verdicts compare with; nobody asks how it differs from the reference's."""
     if cell is None:
         return ""
     text = f"{cell.mean:.1f}" + ("" if math.isnan(cell.deviation) else f" ± {cell.deviation:.1f}")
-    if cell.comparison is None:
+    if cell.comparison is None or is_floor:
         return text
     return f"{text} ({cell.comparison.difference:+.1f}; {cell.comparison.statement})"
 
