@@ -21,12 +21,7 @@ from pam_kit.components.decoders.pretrained import (
     read_tokenizer,
     weight_files,
 )
-from pam_kit.components.decoders.quantised import (
-    keep_as_stored,
-    leave_base_out_of_state,
-    loading_options,
-    lower_precision,
-)
+from pam_kit.components.decoders.quantised import leave_base_out_of_state, loading_options, lower_precision
 from pam_kit.components.decoders.reading import CachedReading
 from pam_kit.components.decoders.sequence import (
     Sequences,
@@ -197,7 +192,6 @@ class CausalLM(Decoder):
         if self._reads_weights():
             options = loading_options(self.quantize, dtype) if self.quantize else {}
             model = pretrained_model(path, expected, dtype, **options)
-            keep_as_stored(model)
             self.weight_files = weight_files(path)
         else:
             model = random_model(pretrained_config(path, expected), dtype)

@@ -7,6 +7,7 @@ import torch
 from huggingface_hub import try_to_load_from_cache
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig, PreTrainedModel
 
+from pam_kit.components.decoders.quantised import keep_as_stored
 from pam_kit.errors import CheckpointError
 
 # In the order in which transformers looks for them.
@@ -27,9 +28,11 @@ def pretrained_model(path: str, sizes: dict[str, int | None], dtype: torch.dtype
     try:
         config = AutoConfig.from_pretrained(path, trust_remote_code=False)
         _check_sizes(path, config, sizes)
-        return AutoModelForCausalLM.from_pretrained(path, dtype=dtype, trust_remote_code=False, **options)
+        model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, trust_remote_code=False, **options)
     except (OSError, ValueError) as error:
         raise _own_code(path, "config.json", error) or _unreachable(path) from error
+    keep_as_stored(model)
+    return model
 
 
 def pretrained_config(path: str, sizes: dict[str, int | None]) -> PreTrainedConfig:
