@@ -106,14 +106,9 @@ def _with_all_heads(args: tuple[Any, ...], first: int) -> tuple[Any, ...]:
     groups.
     """
     query, key, value = args[first : first + 3]
-    described = map(_described, (key, value))
+    described = (torch.empty_like(shared, device="meta") for shared in (key, value))
     repeated = (shared.repeat_interleave(query.shape[1] // shared.shape[1], 1) for shared in described)
     return *args[:first], query, *repeated, *args[first + 3 :]
-
-
-def _described(tensor: Tensor) -> Tensor:
-    """A tensor of that shape without contents."""
-    return torch.empty_like(tensor, device="meta")
 
 
 def _leaf(value: Any) -> Any:

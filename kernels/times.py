@@ -52,12 +52,12 @@ def _card(rows: Sequence[Mapping[str, str]]) -> Iterator[str]:
         yield "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
 
 
-def _by_case(rows: Sequence[Mapping[str, str]], operator: str) -> dict[tuple[str, str], Timed]:
+def _by_case(rows: Sequence[Mapping[str, str]], operator: str) -> Mapping[tuple[str, str], Timed]:
     """Case and pass -> provider -> its row."""
     found: dict[tuple[str, str], dict[str, Mapping[str, str]]] = {}
     for row in (row for row in rows if row["operator"] == operator):
         found.setdefault((row["case"], row["mode"]), {})[row["provider"]] = row
-    return dict(found)
+    return found
 
 
 def _cells(case: str, mode: str, timed: Timed) -> list[str]:

@@ -189,7 +189,8 @@ def test_gradients_of_the_released_loss(case, released_name, name):
         if norm is None:
             assert grad is None or not grad.any()
         else:  # keys' biases change nothing, so that their gradients are nothing but rounding
-            assert grad.norm().item() == pytest.approx(norm, rel=1e-3, abs=1e-6), key
+            rel = 1e-3 if grad.numel() > 1_000_000 else 1e-4
+            assert grad.norm().item() == pytest.approx(norm, rel=rel, abs=1e-6), key
 
 
 def released_key(name: str, released_name) -> str:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 TESTS = ("paired", "welch")
 # Two-sided.
 LEVEL = 0.05
+_NO_TEST = "too few runs for a test"
 
 
 @dataclass(frozen=True)
@@ -29,13 +30,13 @@ class Comparison:
         """Whether the mean is the larger one: yes, no, or that chance alone may have made it so."""
         if self.difference <= 0:
             return "no"
-        return "yes" if self.significant else "not significant" if self.p is not None else "too few runs for a test"
+        return "yes" if self.significant else "not significant" if self.p is not None else _NO_TEST
 
     @property
     def statement(self) -> str:
         """In words, without the difference itself."""
         if self.p is None:
-            return "too few runs for a test"
+            return _NO_TEST
         return self.chance if self.significant else f"not significant, {self.chance}"
 
     @property

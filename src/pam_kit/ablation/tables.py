@@ -88,7 +88,7 @@ def _legend(results: Results) -> list[str]:
         "correction for several comparisons."
     )
     text += "".join(
-        f" *{verdict.name}*: whether {verdict.score} lies above {verdict.floor}, by the same test."
+        f" *{verdict.name}*: whether {verdict.score} lies above {verdict.floor}, by a test paired by seed."
         for verdict in study.verdicts
     )
     text += f" Time of a step: {results.how_timed}." if results.how_timed else ""
