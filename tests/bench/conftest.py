@@ -50,7 +50,7 @@ def in_this_process(chosen, monkeypatch):
     changes, asked = [], []
 
     class Here:
-        def __init__(self, choice, path, device, warm_up):
+        def __init__(self, choice, path, device):
             self.path, self.bench = path, measured_inference.Bench(choice, path, "cpu")
             for change in changes if path == "kit" else ():
                 change(self.bench.model)
@@ -72,10 +72,40 @@ def in_this_process(chosen, monkeypatch):
 
     # It would hold for all that is still to come in this process.
     monkeypatch.setattr(measured_inference, "give_back_freed", lambda: None)
-    monkeypatch.setattr(inference_benchmark, "Worker", Here)
+    monkeypatch.setattr(inference_benchmark, "PathWorker", Here)
 
     def change_kit(change):
         changes.append(change)
 
     change_kit.asked = asked
     return change_kit
+
+
+@pytest.fixture
+def steps_in_this_process(monkeypatch):
+    """Steps are taken here rather than in processes of their own, each of which would take seconds to start.
+
+    What such a step needs may lie free in this process already, so its peak says nothing.
+    """
+    from pam_kit.bench import measured_step, step_benchmark
+
+    class Here:
+        def __init__(self, variant, sizes, folder):
+            self.variant, self.sizes, self.folder = variant, sizes, f"{folder}/features"
+
+        def __enter__(self):
+            if self.variant == step_benchmark.KEEP:
+                measured_step.keep(self.sizes, self.folder)
+                self.facts = {}
+            else:
+                self.step = measured_step.Step(self.variant, self.sizes, self.folder)
+                self.facts = self.step.facts()
+            return self
+
+        def __exit__(self, *_):
+            pass
+
+        def take(self, gradients=None):
+            return asdict(self.step.take(gradients)) | {"peak_bytes": {"plain": 4e6}.get(self.variant, 3e6)}
+
+    monkeypatch.setattr(step_benchmark, "StepWorker", Here)

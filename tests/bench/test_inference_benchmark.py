@@ -2,19 +2,18 @@
 
 import csv
 import json
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 import pytest
 import torch
 from PIL import Image
 
 from pam_kit.bench import inference_benchmark, works
-from pam_kit.bench.inference_benchmark import measure_training, measure_works
+from pam_kit.bench.inference_benchmark import PathWorker, measure_training, measure_works
+from pam_kit.bench.step_benchmark import StepSizes
 from pam_kit.bench.works import TABLE, ModelChoice, Work
 from pam_kit.cli import main
 from pam_kit.errors import PamKitError
-from pam_kit.training import measured_step, step_benchmark
-from pam_kit.training.step_benchmark import StepSizes
 
 ISSUED = {
     "work": str,
@@ -71,18 +70,33 @@ def test_paths_take_turns_and_memory_is_taken_when_nothing_is_timed(in_this_proc
     work = Work(regions=2, max_new_tokens=2)
     measure_works(ModelChoice(recipe=recipe), [work], repeats=2)
     one = work.of_one_region()
+    warm_up = Work(max_new_tokens=2)
     assert in_this_process.asked == [
+        ("kit", "time", warm_up), ("plain", "time", warm_up),
         ("kit", "time", work), ("plain", "time", work), ("kit", "time", work), ("plain", "time", work),
         ("kit", "memory", work), ("kit", "memory", one), ("plain", "memory", one),
     ]  # fmt: skip
 
 
+def test_memory_of_the_same_work_is_taken_once(monkeypatch):
+    asked = []
+
+    def answer(worker, **what):
+        asked.append(what["work"]["questions"])
+        return {"held_mb": 10.0, "peak_mb": float(len(asked))}
+
+    monkeypatch.setattr(PathWorker, "ask", answer)
+    worker = PathWorker(ModelChoice(), "kit", None)
+    assert [worker.memory(Work(questions=count))["peak_mb"] for count in (1, 2, 1, 2)] == [1, 2, 1, 2]
+    assert asked == [1, 2]
+
+
 def test_ratios_are_those_of_a_turn(monkeypatch, recipe):
     """A machine that is three times slower in one turn moves the medians of the seconds, not those of the ratios."""
-    slowness = iter([1, 1, 3, 3, 1, 1])
+    slowness = iter([5, 5, 1, 1, 3, 3, 1, 1])
 
     class Paced:
-        def __init__(self, choice, path, device, warm_up):
+        def __init__(self, choice, path, device):
             self.cost, self.facts = {"kit": 1.0, "plain": 4.0}[path], {}
 
         def __enter__(self):
@@ -100,7 +114,7 @@ def test_ratios_are_those_of_a_turn(monkeypatch, recipe):
         def memory(self, work):
             return {"held_mb": 10.0, "peak_mb": self.cost * work.regions}
 
-    monkeypatch.setattr(inference_benchmark, "Worker", Paced)
+    monkeypatch.setattr(inference_benchmark, "PathWorker", Paced)
     same = inference_benchmark.Comparison(texts=0, pixels=0, largest=0.0, distinct=1)
     monkeypatch.setattr(inference_benchmark, "compare", lambda kit, plain: same)
     row = measure_works(ModelChoice(), [Work(regions=2)], repeats=3).rows[0]
@@ -157,13 +171,7 @@ def test_table_csv_and_plot(in_this_process, recipe, capsys, tmp_path):
         assert picture.width > 600 and len(picture.getcolors(10**6)) > 3
 
 
-def test_a_training_step_is_a_row(monkeypatch):
-    def take(sizes, folder, variant, gradients=None):
-        return asdict(measured_step.measure(variant, sizes, folder, gradients)) | {
-            "peak_bytes": {"kit": 3e6, "plain": 4e6}[variant]
-        }
-
-    monkeypatch.setattr(step_benchmark, "_run", take)
+def test_a_training_step_is_a_row(steps_in_this_process):
     row = measure_training(TOY)
     assert {name: type(row[name]) for name in ISSUED} == ISSUED
     assert row["work"] == "training step, 4 samples" and row["same_output"] is True

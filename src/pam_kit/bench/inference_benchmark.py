@@ -1,23 +1,23 @@
 """Answers of the kit timed against the plain path, in turn, on the same machine with the same weights. Torch-free.
 
-Each of the two paths has a process of its own. First all works are timed, the paths taking turns, so that they share
-whatever else the machine does; a ratio is the median of the ratios within the turns. Then the works are done once more
-for their memory: the highest resident memory beyond what was held before, freed memory being given back at once, which
-takes time and is why nothing is timed meanwhile.
+Each of the two paths has a process of its own; they get ready at the same time. First all works are timed, the paths
+taking turns, so that they share whatever else the machine does; a ratio is the median of the ratios within the turns.
+Then the works are done once more for their memory: the highest resident memory beyond what was held before, freed
+memory being given back at once, which takes time and is why nothing is timed meanwhile.
 """
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
 from typing import Any
 
 from pam_kit.bench.comparison import Comparison, compare
-from pam_kit.bench.workers import Worker
+from pam_kit.bench.step_benchmark import StepSizes, benchmark
+from pam_kit.bench.workers import Told, Worker
 from pam_kit.bench.works import STAGES, TRAINING, ModelChoice, Work
-from pam_kit.training.step_benchmark import StepSizes, benchmark
 
 Row = dict[str, Any]
 # Ahead of the works, so that no path is the first to do anything.
@@ -43,6 +43,34 @@ class Result:
         return all(row["same_output"] is not False for row in self.rows)
 
 
+class PathWorker(Worker):
+    """A process with the model in its memory, which does works in one way; its ``facts`` are of the model and machine.
+
+    Args:
+        choice: the model.
+        path: ``kit`` or ``plain``.
+        device: where it computes; None leaves it to the process.
+    """
+
+    def __init__(self, choice: ModelChoice, path: str, device: str | None):
+        job = {"model": asdict(choice), "path": path, "device": device}
+        super().__init__(f"the {path} path", "pam_kit.bench.measured_inference", job)
+        self._memory: dict[Work, Told] = {}
+
+    def time(self, work: Work, outputs: str | None = None, with_roofline: bool = False) -> Told:
+        """Do the work; -> seconds and what was done in them, see ``measured_inference.Timing``."""
+        return self.ask(what="time", work=asdict(work), outputs=outputs, with_roofline=with_roofline)
+
+    def memory(self, work: Work) -> Told:
+        """Do the work; -> megabytes, see ``measured_inference.Memory``. Nothing is timed behind it.
+
+        It is the same whenever it is taken, so the same work is done once.
+        """
+        if work not in self._memory:
+            self._memory[work] = self.ask(what="memory", work=asdict(work))
+        return self._memory[work]
+
+
 def measure_works(
     choice: ModelChoice,
     works: Sequence[Work],
@@ -55,9 +83,12 @@ def measure_works(
     warm_up = Work(frames=min(works[0].frames, 2), max_new_tokens=_WARM_UP_TOKENS)
     with ExitStack() as workers, TemporaryDirectory(prefix="inference-benchmark-") as folder:
         say("building the model")
-        kit = workers.enter_context(Worker(choice, "kit", device, warm_up))
-        plain = workers.enter_context(Worker(choice, "plain", device, warm_up)) if against_plain else None
-        rows = []
+        kit = workers.enter_context(PathWorker(choice, "kit", device))
+        plain = workers.enter_context(PathWorker(choice, "plain", device)) if against_plain else None
+        paths = [kit, plain] if plain else [kit]
+        facts, rows = [path.facts for path in paths][0], []  # no path works while another one still gets ready
+        for path in paths:
+            path.time(warm_up)  # the first pass fills caches and starts threads
         for work in works:
             say(f"timing {work.name}")
             rows.append(_timed(work, kit, plain, repeats, folder))
@@ -65,11 +96,11 @@ def measure_works(
         for work, row in zip(works, rows, strict=True):
             say(f"memory of {work.name}")
             row |= _memory(work, kit, plain)
-        return Result(kit.facts, [_in_order(row) for row in rows])
+        return Result(facts, [_in_order(row) for row in rows])
 
 
 def measure_training(sizes: StepSizes, repeats: int = 1) -> Row:
-    """One training step as a row; see ``training.step_benchmark``."""
+    """One training step as a row; see ``step_benchmark``."""
     found = benchmark(sizes, repeats, with_kept=False)
     kit, plain, ratio = found["variants"]["kit"], found["variants"]["plain"], found["ratios"]["kit/plain"]
     return {
@@ -88,7 +119,7 @@ def measure_training(sizes: StepSizes, repeats: int = 1) -> Row:
     }
 
 
-def _timed(work: Work, kit: Worker, plain: Worker | None, repeats: int, folder: str) -> Row:
+def _timed(work: Work, kit: PathWorker, plain: PathWorker | None, repeats: int, folder: str) -> Row:
     """The paths take turns; the outcomes of the first turn are compared."""
     mine, others = [], []
     outcome: Comparison | None = None
@@ -142,10 +173,10 @@ def _ratio(mine: list[dict], others: list[dict], key: str) -> float | None:
     return median(a[key] / b[key] for a, b in zip(mine, others, strict=True)) if others else None
 
 
-def _memory(work: Work, kit: Worker, plain: Worker | None) -> Row:
+def _memory(work: Work, kit: PathWorker, plain: PathWorker | None) -> Row:
     """Peaks in megabytes; that of the plain path is of one region, since it holds no more at a time."""
     found, one = kit.memory(work), work.of_one_region()
-    alone = found if one == work else kit.memory(one)
+    alone = kit.memory(one)
     other = plain.memory(one) if plain else None
     return {
         "peak_mb": found["peak_mb"],

@@ -1,14 +1,8 @@
-"""Pieces of work done in a process of its own, their time and memory measured: what ``workers`` starts.
-
-``python -m pam_kit.bench.measured_inference JOB``: JOB is JSON, and so is every line that comes in and goes out.
-"""
+"""Pieces of work done in a process of its own, their time and memory measured: what ``inference_benchmark`` asks."""
 
 import gc
-import json
-import os
-import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -16,14 +10,16 @@ import numpy as np
 import torch
 
 from pam_kit.bench.models import chosen_model, pictures, prompts
+from pam_kit.bench.one_thread import one_thread
 from pam_kit.bench.outcome import Found, save
+from pam_kit.bench.peak_memory import PeakMemory, give_back_freed
 from pam_kit.bench.plain_answers import PlainPath
 from pam_kit.bench.roofline_share import shares
 from pam_kit.bench.stage_times import StageTimes, watched
+from pam_kit.bench.workers import Told, serve
 from pam_kit.bench.works import STAGES, ModelChoice, Work
 from pam_kit.contracts import RegionPrompt
 from pam_kit.errors import PamKitError
-from pam_kit.inference.peak_memory import give_back_freed, peak, reset_peak
 from pam_kit.inference.predictor import RegionPredictor
 from pam_kit.inference.session_settings import Work as Counts
 from pam_kit.inference.tracker import VideoPredictor
@@ -129,9 +125,9 @@ class Bench:
             one = work.of_one_region()
             self._done(one, pictures(one), prompts(one), StageTimes(self.device))
         gc.collect()
-        held = reset_peak(self.device)
-        self._done(work, *asked, StageTimes(self.device))
-        return Memory(held / MEGABYTE, (peak(self.device) - held) / MEGABYTE)
+        with PeakMemory(self.device) as memory:
+            self._done(work, *asked, StageTimes(self.device))
+        return Memory(memory.held / MEGABYTE, memory.more / MEGABYTE)
 
     def _now(self) -> tuple[float, float]:
         if self.device.type == "cuda":
@@ -171,28 +167,19 @@ class Bench:
         return shares(counted.launches, measured.seconds, card)
 
 
-def main() -> None:
-    """Do the pieces of work that standard input names, one a line, until it ends."""
-    # What libraries print is none of the answers.
-    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)
-
-    def tell(answer: dict[str, Any]) -> None:
-        print(json.dumps(answer), file=answers, flush=True)
-
-    job = json.loads(sys.argv[1])
+def _get_ready(job: Told) -> tuple[Told, Callable[[Told], Told]]:
     choice = ModelChoice(**job["model"] | {"overrides": tuple(job["model"]["overrides"])})
-    try:
+    with one_thread():
         bench = Bench(choice, job["path"], job["device"])
-        bench.time(Work(**job["warm_up"]))  # the first pass fills caches and starts threads
-        tell(bench.facts())
-        for line in sys.stdin:
-            asked = json.loads(line)
-            what, work = asked.pop("what"), Work(**asked.pop("work"))
-            tell(asdict(bench.memory(work) if what == "memory" else bench.time(work, **asked)))
-    except PamKitError as error:
-        tell({"error": str(error)})
+    with PeakMemory(bench.device):
+        pass  # where that cannot be measured, it is told before anything is timed
+
+    def do(asked: Told) -> Told:
+        what, work = asked.pop("what"), Work(**asked.pop("work"))
+        return asdict(bench.memory(work) if what == "memory" else bench.time(work, **asked))
+
+    return bench.facts(), do
 
 
 if __name__ == "__main__":
-    main()
+    serve(_get_ready)

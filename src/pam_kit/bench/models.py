@@ -7,6 +7,8 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import torch
 
+from pam_kit.bench.measured_step import random_model
+from pam_kit.bench.step_benchmark import StepSizes
 from pam_kit.bench.works import ModelChoice, Work
 from pam_kit.checkpoints import load_model
 from pam_kit.contracts import Decoder, RegionPrompt
@@ -14,8 +16,6 @@ from pam_kit.errors import PamKitError
 from pam_kit.model import RegionVLM
 from pam_kit.recipe import load_recipe
 from pam_kit.tasks import CLIP_CAPTION, QUESTIONS
-from pam_kit.training.measured_step import random_model
-from pam_kit.training.step_benchmark import StepSizes
 
 # Of the pictures: (H, W).
 SIZE = (480, 640)

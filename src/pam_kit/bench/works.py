@@ -27,7 +27,7 @@ class Work:
     regions: int = 1
     questions: int = 1
     frames: int = 0
-    max_new_tokens: int = 8
+    max_new_tokens: int = 4
 
     def __post_init__(self):
         if self.questions not in question_counts():
@@ -65,7 +65,7 @@ class ModelChoice:
         checkpoint: a run folder.
         recipe: the recipe of a random model.
         overrides: changes to the recipe.
-        sizes: of a random model without a recipe, see ``training.step_benchmark.StepSizes``.
+        sizes: of a random model without a recipe, see ``step_benchmark.StepSizes``.
         precision: what its decoder computes in; None leaves it as it is.
     """
 

@@ -9,7 +9,7 @@ from pam_kit.cli.prompting import PRECISIONS
 from pam_kit.cli.runs import RUN
 from pam_kit.errors import PamKitError
 
-_TOKENS = 8
+_TOKENS = 4
 
 
 def add_verbs(verbs) -> None:
@@ -56,7 +56,7 @@ def bench(options: argparse.Namespace) -> int:
         choice, works, options.against == "plain", options.repeats, options.device, say=_tell
     )
     if with_training and result.facts["device"] == "CPU":
-        from pam_kit.training.step_benchmark import StepSizes
+        from pam_kit.bench.step_benchmark import StepSizes
 
         _tell("timing a training step")
         result.rows.append(measure_training(StepSizes(), options.repeats))

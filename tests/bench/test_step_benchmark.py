@@ -1,6 +1,7 @@
 """The benchmark of a training step: all its variants take one and the same step, and say what it cost."""
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -10,30 +11,15 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from pam_kit.bench import measured_step, step_benchmark
+from pam_kit.bench.plain_step import plain_loss
+from pam_kit.bench.step_benchmark import MEASURED, VARIANTS, StepSizes, benchmark, largest_difference, main, table
 from pam_kit.errors import PamKitError
-from pam_kit.training import measured_step, step_benchmark
-from pam_kit.training.plain_step import plain_loss
-from pam_kit.training.step_benchmark import MEASURED, VARIANTS, StepSizes, benchmark, largest_difference, main, table
 
 TOY = StepSizes(images=2, regions=2, questions=2, image_size=64, hidden_size=32, layers=1, heads=2, vocabulary=600)
 
 
-@pytest.fixture
-def in_this_process(monkeypatch):
-    """Steps are taken here rather than in processes of their own, each of which would take seconds to start.
-
-    What such a step needs may lie free in this process already, so its peak says nothing.
-    """
-
-    def take(sizes, folder, variant, gradients=None):
-        if variant == "keep":
-            return measured_step.keep(sizes, f"{folder}/features")
-        return asdict(measured_step.measure(variant, sizes, f"{folder}/features", gradients)) | {"peak_bytes": 10**6}
-
-    monkeypatch.setattr(step_benchmark, "_run", take)
-
-
-def test_all_variants_take_the_same_step(in_this_process, capsys):
+def test_all_variants_take_the_same_step(steps_in_this_process, capsys):
     options = [f"--{name.replace('_', '-')}={size}" for name, size in asdict(TOY).items()]
     assert main([*options, "--repeats=1", "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
@@ -55,27 +41,43 @@ def test_variants_take_turns_and_ratios_are_those_of_a_turn(monkeypatch):
     order, slowness = [], iter([1, 1, 1, 3, 3, 3, 1, 1, 1])
     costs = {"plain": 10.0, "kit": 4.0, "kept": 2.0}
 
-    def taken(sizes, folder, variant, gradients=None):
-        order.append((variant, gradients is not None))
-        if variant == "keep":
-            return {}
-        seconds = costs[variant] * next(slowness)
-        row = {"seconds": seconds, "cpu_seconds": seconds, "peak_bytes": 100 * costs[variant], "held_bytes": 5}
-        return row | {"loss": 2.0, "parameters": 7, "threads": 1}
+    class Paced:
+        facts = {"parameters": 7, "threads": 1}
 
-    monkeypatch.setattr(step_benchmark, "_run", taken)
+        def __init__(self, variant, sizes, folder):
+            self.variant = variant
+
+        def __enter__(self):
+            order.append((self.variant, "started"))
+            return self
+
+        def __exit__(self, *_):
+            pass
+
+        def take(self, gradients=None):
+            order.append((self.variant, gradients is not None))
+            seconds = costs[self.variant] * next(slowness)
+            row = {"seconds": seconds, "cpu_seconds": seconds, "peak_bytes": 100 * costs[self.variant]}
+            return row | {"held_bytes": 5, "loss": 2.0}
+
+    monkeypatch.setattr(step_benchmark, "StepWorker", Paced)
     monkeypatch.setattr(step_benchmark, "largest_difference", lambda one, other: (0.0, 1.0))
     result = benchmark(TOY, repeats=3)
-    assert order == [("keep", False), *((v, turn == 0) for turn in range(3) for v in VARIANTS)]
+    turns = [[(v, "started") for v in VARIANTS] + [(v, turn == 0) for v in VARIANTS] for turn in range(3)]
+    assert order == [("keep", "started"), *(one for turn in turns for one in turn)]
+    assert (result["decoder_parameters"], result["threads"]) == (7, 1)
     assert result["ratios"]["kit/plain"] == {"seconds": 0.4, "cpu_seconds": 0.4, "peak_bytes": 0.4}
     assert result["ratios"]["kept/kit"]["seconds"] == 0.5
     assert result["variants"]["plain"]["seconds"] == 10.0 and len(result["variants"]["plain"]["runs"]) == 3
 
 
 def test_a_step_in_a_process_of_its_own(tmp_path):
-    found = step_benchmark._run(replace(TOY, images=1), str(tmp_path), "kit", str(tmp_path / "kit.safetensors"))
+    with step_benchmark.StepWorker("kit", replace(TOY, images=1), str(tmp_path)) as worker:
+        assert worker.facts["threads"] >= 1 and worker.facts["parameters"] > 0
+        found = worker.take(str(tmp_path / "kit.safetensors"))
     assert found["seconds"] > 0 and found["cpu_seconds"] > 0 and found["peak_bytes"] > 1e6
-    here = measured_step.measure("kit", replace(TOY, images=1), str(tmp_path), str(tmp_path / "here.safetensors"))
+    step = measured_step.Step("kit", replace(TOY, images=1), str(tmp_path))
+    here = step.take(str(tmp_path / "here.safetensors"))
     assert found["loss"] == pytest.approx(here.loss, rel=1e-5)
     difference, largest = largest_difference(str(tmp_path / "kit.safetensors"), str(tmp_path / "here.safetensors"))
     assert difference < 1e-4 * largest
@@ -94,7 +96,7 @@ def test_the_plain_loss_counts_every_supervised_token_alike():
     assert together.item() == pytest.approx(total / tokens, rel=1e-5)
 
 
-def test_another_step_is_told_apart(in_this_process, monkeypatch, capsys):
+def test_another_step_is_told_apart(steps_in_this_process, monkeypatch, capsys):
     """A variant that leaves a question out has another loss, and the benchmark says so."""
 
     def lazy(model, batch):
@@ -107,11 +109,13 @@ def test_another_step_is_told_apart(in_this_process, monkeypatch, capsys):
 
 
 def test_the_largest_difference_of_gradients(tmp_path):
-    one, other, odd = (str(tmp_path / f"{name}.safetensors") for name in ("one", "other", "odd"))
+    one, other, odd, broken = (str(tmp_path / f"{name}.safetensors") for name in ("one", "other", "odd", "broken"))
     save_file({"a": torch.tensor([1.0, -4.0]), "b": torch.zeros(2, 2)}, one)
     save_file({"a": torch.tensor([1.0, -4.5]), "b": torch.full((2, 2), 0.25)}, other)
     save_file({"a": torch.zeros(2)}, odd)
     assert largest_difference(one, other) == (0.5, 4.0)
+    save_file({"a": torch.tensor([1.0, -4.0]), "b": torch.tensor([[0.0, float("nan")], [0.0, 0.0]])}, broken)
+    assert math.isnan(largest_difference(one, broken)[0]) and not largest_difference(broken, one)[0] <= 1e-4
     with pytest.raises(PamKitError, match="gradients of different parameters: b"):
         largest_difference(one, odd)
 
@@ -119,9 +123,10 @@ def test_the_largest_difference_of_gradients(tmp_path):
 def test_a_peak_is_that_of_the_step_alone():
     """What was held and given back before is forgotten. In a process of its own: here, freed memory may lie about."""
     code = (
-        "import torch; from pam_kit.inference.peak_memory import peak, reset_peak\n"
-        "torch.ones(30_000_000); before = reset_peak(); held = torch.ones(10_000_000); del held\n"
-        "print(peak() - before)"
+        "import torch; from pam_kit.bench.peak_memory import PeakMemory\n"
+        "torch.ones(30_000_000)\n"
+        "with PeakMemory() as memory: held = torch.ones(10_000_000); del held\n"
+        "print(memory.more)"
     )
     environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": str(2**20)}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
@@ -140,10 +145,10 @@ def test_making_the_optimisers_state_moves_no_weight():
 
 def test_a_step_that_fails_says_why(tmp_path, capsys):
     assert main(["--image-size=65", "--repeats=1"]) == 2
-    assert "the step 'keep' failed" in (error := capsys.readouterr().err) and "multiples of 32" in error
+    assert "multiples of 32" in capsys.readouterr().err
 
 
-def test_the_table_is_markdown(in_this_process):
+def test_the_table_is_markdown(steps_in_this_process):
     lines = table(benchmark(replace(TOY, images=1, questions=1), repeats=1))
     assert lines[0].startswith("pictures: 1 of 64 pixels, regions: 2, questions: 2; decoder: 0 M parameters, 600 words")
     assert [line.split("|")[1].strip() for line in lines[2:-2]] == ["step", "---", *VARIANTS, "kit/plain", "kept/kit"]

@@ -1,11 +1,6 @@
-"""One training step in a process of its own, its time and memory measured: what ``step_benchmark`` starts.
-
-``python -m pam_kit.training.measured_step JOB``: JOB is JSON, and so is the last line it prints.
-"""
+"""One training step in a process of its own, its time and memory measured: what ``step_benchmark`` asks."""
 
 import gc
-import json
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -14,15 +9,17 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from pam_kit.bench.one_thread import one_thread
+from pam_kit.bench.peak_memory import PeakMemory
+from pam_kit.bench.plain_step import plain_loss
+from pam_kit.bench.step_benchmark import KEEP, StepSizes
+from pam_kit.bench.workers import Told, serve
 from pam_kit.contracts import BOX_BOTTOM_RIGHT, BOX_TOP_LEFT, PromptBatch, Questions, RegionBatch, VisionBackbone
-from pam_kit.inference.peak_memory import peak, reset_peak
 from pam_kit.model import RegionVLM
 from pam_kit.registry import find
 from pam_kit.sections import TrainSection
 from pam_kit.training.feature_cache import FeatureCache
-from pam_kit.training.plain_step import plain_loss
 from pam_kit.training.stage import freeze_all_but, keep_frozen_parts_in_eval, parameter_groups
-from pam_kit.training.step_benchmark import StepSizes
 
 # Stage 2 of the paper, whose image encoder does not learn.
 TRAINED = ["perceiver", "projector", "prefix", "decoder"]
@@ -43,34 +40,44 @@ class Measurement:
     held_bytes: int
     peak_bytes: int
     loss: float
-    parameters: int
-    threads: int
 
 
-def measure(variant: str, sizes: StepSizes, cache_folder: str, gradients: str | None = None) -> Measurement:
-    """Build the model and the batch, the same in every process, and take one step.
+class Step:
+    """The model, the batch and the optimiser, the same in every process.
 
     Args:
         variant: ``plain``, ``kit`` or ``kept``: the kit with features that ``keep`` has left in ``cache_folder``.
-        gradients: a safetensors file for the gradients of all that learns.
     """
-    model = build_model(sizes)
-    batch = build_batch(sizes, model.backbone)
-    loss_of = _variants(cache_folder)[variant]
-    optimizer = torch.optim.AdamW(parameter_groups(model, TrainSection()))
-    _make_state(optimizer)
-    gc.collect()
-    before = reset_peak()
-    started, cpu_started = time.perf_counter(), time.process_time()
-    loss = loss_of(model, batch)
-    loss.backward()
-    optimizer.step()
-    seconds, cpu_seconds = time.perf_counter() - started, time.process_time() - cpu_started
-    more = peak() - before
-    if gradients is not None:
-        save_file({name: p.grad for name, p in model.named_parameters() if p.grad is not None}, gradients)
-    parameters = sum(p.numel() for p in model.decoder.parameters())
-    return Measurement(seconds, cpu_seconds, before, more, loss.item(), parameters, torch.get_num_threads())
+
+    def __init__(self, variant: str, sizes: StepSizes, cache_folder: str):
+        self._model = build_model(sizes)
+        self._batch = build_batch(sizes, self._model.backbone)
+        self._loss_of = _variants(cache_folder)[variant]
+        self._optimizer = torch.optim.AdamW(parameter_groups(self._model, TrainSection()))
+
+    def facts(self) -> Told:
+        """What is measured, and on how many threads."""
+        parameters = sum(parameter.numel() for parameter in self._model.decoder.parameters())
+        return {"parameters": parameters, "threads": torch.get_num_threads()}
+
+    def take(self, gradients: str | None = None) -> Measurement:
+        """Take the first step after the optimiser has its state; another one would find memory that this one has left.
+
+        Args:
+            gradients: a safetensors file for the gradients of all that learns.
+        """
+        _make_state(self._optimizer)
+        gc.collect()
+        with PeakMemory() as memory:
+            started, cpu_started = time.perf_counter(), time.process_time()
+            loss = self._loss_of(self._model, self._batch)
+            loss.backward()
+            self._optimizer.step()
+            seconds, cpu_seconds = time.perf_counter() - started, time.process_time() - cpu_started
+        if gradients is not None:
+            found = {name: p.grad for name, p in self._model.named_parameters() if p.grad is not None}
+            save_file(found, gradients)
+        return Measurement(seconds, cpu_seconds, memory.held, memory.more, loss.item())
 
 
 def keep(sizes: StepSizes, cache_folder: str) -> None:
@@ -166,15 +173,15 @@ def _make_state(optimizer: torch.optim.Optimizer) -> None:
     optimizer.zero_grad()
 
 
-def main() -> None:
-    job = json.loads(sys.argv[1])
+def _get_ready(job: Told) -> tuple[Told, Callable[[Told], Told]]:
     sizes = StepSizes(**job["sizes"])
-    if job["variant"] == "keep":
+    if job["variant"] == KEEP:
         keep(sizes, job["cache_folder"])
-        print("{}")
-    else:
-        print(json.dumps(asdict(measure(job["variant"], sizes, job["cache_folder"], job["gradients"]))))
+        return {}, lambda _: {}
+    with one_thread():
+        step = Step(job["variant"], sizes, job["cache_folder"])
+    return step.facts(), lambda asked: asdict(step.take(**asked))
 
 
 if __name__ == "__main__":
-    main()
+    serve(_get_ready)

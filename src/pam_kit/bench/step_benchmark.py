@@ -1,22 +1,21 @@
-"""``python -m pam_kit.training.step_benchmark``: time and peak memory of a training step, the kit's and a plain one's.
+"""``python -m pam_kit.bench.step_benchmark``: time and peak memory of a training step, the kit's and a plain one's.
 
 As in PAM's second stage, perceiver, projector, separators and decoder learn and SAM 2 is frozen. Three variants take
 the same step with the same random weights on the same batch: ``plain`` (see plain_step), ``kit``, and ``kept``, the kit
-in a later pass with ``data.cache_features``. Every step is taken in a process of its own, and the variants take turns,
-so that they share whatever else the machine does; a ratio is the median of the ratios within the turns.
+in a later pass with ``data.cache_features``. Every step is taken in a process of its own. Those of a turn get ready at
+the same time, which takes longer than the steps, and take their steps one after the other, so that they share whatever
+else the machine does; a ratio is the median of the ratios within the turns.
 
 The peak is the highest resident memory during the step less what is held before it: weights, the optimiser's state and
-the batch. It is read from the kernel's VmHWM, reset ahead of the step; ``ru_maxrss`` cannot be reset, and counts what
-the process was started from. glibc is told to give freed blocks of 1 MiB and more back at once, so that resident memory
+the batch (see peak_memory). glibc is told to give freed blocks of 1 MiB and more back at once, so that resident memory
 is memory in use. Torch-free.
 """
 
 import argparse
 import json
-import os
-import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
@@ -25,9 +24,12 @@ from tempfile import TemporaryDirectory
 import numpy as np
 from safetensors import safe_open
 
+from pam_kit.bench.workers import Told, Worker
 from pam_kit.errors import PamKitError
 
 VARIANTS = ("plain", "kit", "kept")
+# Leaves features for the last of them.
+KEEP = "keep"
 # Left to itself, glibc keeps ever larger freed blocks, up to 32 MiB, and they count as resident.
 GIVE_BACK = {"MALLOC_MMAP_THRESHOLD_": str(2**20)}
 MEASURED = ("seconds", "cpu_seconds", "peak_bytes")
@@ -52,6 +54,24 @@ class StepSizes:
     vocabulary: int = 151936
 
 
+class StepWorker(Worker):
+    """A process that takes one step; its ``facts`` are ``parameters`` of the decoder and ``threads``. One that keeps
+    features has done so when it has facts.
+
+    Args:
+        variant: of ``VARIANTS``, or ``KEEP``.
+        folder: for features.
+    """
+
+    def __init__(self, variant: str, sizes: StepSizes, folder: str):
+        job = {"variant": variant, "sizes": asdict(sizes), "cache_folder": str(Path(folder, "features"))}
+        super().__init__(f"the step {variant!r}", "pam_kit.bench.measured_step", job, GIVE_BACK)
+
+    def take(self, gradients: str | None = None) -> Told:
+        """What the step cost, see ``measured_step.Measurement``; ``gradients`` is a file for them."""
+        return self.ask(gradients=gradients)
+
+
 def benchmark(sizes: StepSizes, repeats: int, with_kept: bool = True) -> dict:
     """Measure every variant ``repeats`` times, in turn; the result is what ``--json`` prints.
 
@@ -61,19 +81,24 @@ def benchmark(sizes: StepSizes, repeats: int, with_kept: bool = True) -> dict:
     with TemporaryDirectory(prefix="step-benchmark-") as folder:
         gradients = {variant: f"{folder}/{variant}.safetensors" for variant in variants}
         if with_kept:
-            _run(sizes, folder, "keep")
-        taken: dict[str, list[dict]] = {variant: [] for variant in variants}
+            with StepWorker(KEEP, sizes, folder) as keeper:
+                _ = keeper.facts  # it is ready when they are kept
+        taken: dict[str, list[Told]] = {variant: [] for variant in variants}
         for turn in range(repeats):
-            for variant in variants:
-                taken[variant].append(_run(sizes, folder, variant, gradients[variant] if turn == 0 else None))
+            with ExitStack() as stack:
+                workers = {name: stack.enter_context(StepWorker(name, sizes, folder)) for name in variants}
+                # Nothing is timed while another one still gets ready.
+                facts = [worker.facts for worker in workers.values()][0]
+                for variant, worker in workers.items():
+                    taken[variant].append(worker.take(gradients[variant] if turn == 0 else None))
         differences = [largest_difference(gradients["plain"], gradients[variant]) for variant in variants[1:]]
     losses = {variant: runs[0]["loss"] for variant, runs in taken.items()}
     difference, largest = max(differences)
     return {
         "sizes": asdict(sizes),
         "repeats": repeats,
-        "decoder_parameters": taken["plain"][0]["parameters"],
-        "threads": taken["plain"][0]["threads"],
+        "decoder_parameters": facts["parameters"],
+        "threads": facts["threads"],
         "variants": {variant: _summary(runs) for variant, runs in taken.items()},
         "ratios": {
             f"{variant}/{against}": _ratios(taken[variant], taken[against])
@@ -93,9 +118,19 @@ def largest_difference(one: str, other: str) -> tuple[float, float]:
         if set(first.keys()) != set(second.keys()):
             odd = sorted(set(first.keys()) ^ set(second.keys()))
             raise PamKitError(f"the steps have gradients of different parameters: {', '.join(odd)}")
-        pairs = [(first.get_tensor(name), second.get_tensor(name)) for name in first.keys()]
-        difference = max(float(np.abs(a - b).max(initial=0)) for a, b in pairs)
-        return difference, max(float(np.abs(a).max(initial=0)) for a, _ in pairs)
+        largest, differences = [0.0], [0.0]
+        for name in first.keys():
+            entries = first.get_tensor(name)
+            largest.append(_largest(entries))
+            entries -= second.get_tensor(name)
+            differences.append(_largest(entries))
+    # Unlike Python's max, this one keeps what is not a number.
+    return float(np.max(differences)), float(np.max(largest))
+
+
+def _largest(entries: np.ndarray) -> float:
+    """The largest absolute value; without a copy, since these are hundreds of megabytes."""
+    return float(max(entries.max(initial=0), -entries.min(initial=0)))
 
 
 def table(result: dict) -> list[str]:
@@ -134,26 +169,10 @@ def _ratios(runs: list[dict], against: list[dict]) -> dict:
     return {name: median(a[name] / b[name] for a, b in zip(runs, against, strict=True)) for name in MEASURED}
 
 
-def _run(sizes: StepSizes, folder: str, variant: str, gradients: str | None = None) -> dict:
-    job = {
-        "variant": variant,
-        "sizes": asdict(sizes),
-        "cache_folder": str(Path(folder, "features")),
-        "gradients": gradients,
-    }
-    # -P keeps the working directory off the module path.
-    command = [sys.executable, "-P", "-m", "pam_kit.training.measured_step", json.dumps(job)]
-    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | GIVE_BACK)
-    if done.returncode:
-        end = "\n".join(done.stderr.strip().splitlines()[-5:])
-        raise PamKitError(f"the step {variant!r} failed with exit status {done.returncode}:\n{end}")
-    return json.loads(done.stdout.splitlines()[-1])
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """0: measured; 1: the variants' losses or gradients differ; 2: a step could not be taken."""
     parser = argparse.ArgumentParser(
-        prog="python -m pam_kit.training.step_benchmark",
+        prog="python -m pam_kit.bench.step_benchmark",
         description="Time and peak memory of a training step on this machine: the kit's against a plain one.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
