@@ -4,7 +4,6 @@ import time
 
 import numpy as np
 import pytest
-import torch
 
 from pam_kit.bench.comparison import compare
 from pam_kit.bench.measured_inference import Bench
@@ -136,23 +135,3 @@ def test_outcomes_are_compared_in_every_part(tmp_path):
     assert compare(near, plain).same and not compare(far, plain).same
     fewer = outcome(tmp_path / "fewer.npz", texts=np.array(["a cup"]))
     assert not compare(fewer, plain).same
-
-
-def test_the_peak_of_some_memory():
-    """See also the peak of a training step; on CUDA torch counts by itself."""
-    from pam_kit.bench.peak_memory import PeakMemory
-
-    with PeakMemory() as memory:
-        block = torch.ones(20_000_000)
-    assert memory.more > 60e6 and memory.held > memory.more and block.sum() == 2e7
-
-
-def test_a_peak_too_small_to_be_seen_is_none(monkeypatch):
-    """The kernel counts pages in batches, so that its highest value may lie a little below what was held."""
-    from pam_kit.bench import peak_memory
-
-    sizes = {"VmRSS": 10_000_000, "VmHWM": 9_991_808}
-    monkeypatch.setattr(peak_memory, "_status", sizes.__getitem__)
-    with peak_memory.PeakMemory() as memory:
-        pass
-    assert (memory.held, memory.more) == (10_000_000, 0)
