@@ -7,7 +7,7 @@ A run has a folder of its own: ``part_*.jsonl`` while predictions are made; ``pr
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -184,10 +184,11 @@ def save_predictions(folder: Path, records: list[RegionRecord]) -> None:
 
 def as_scored(benchmark: Benchmark, records: list[RegionRecord]) -> list[RegionRecord]:
     """The regions with their answers as the benchmark's scorers take them; the raw ones stay in the files."""
-    return [
-        record if record.prediction is None else replace(record, prediction=benchmark.prepare_answer(record.prediction))
-        for record in records
-    ]
+    return [record if record.prediction is None else _prepared(benchmark, record) for record in records]
+
+
+def _prepared(benchmark: Benchmark, record: RegionRecord) -> RegionRecord:
+    return record.with_prediction(benchmark.prepare_answer(record.answer, record.references))
 
 
 def _chosen(benchmark: Benchmark, read: RegionRecords, choices: RunChoices) -> list[RegionRecord]:

@@ -3,11 +3,14 @@
 import pytest
 
 from pam_kit.errors import BrokenSample
+from pam_kit.evaluation.benchmark_run import as_scored
 from pam_kit.evaluation.benchmarks.ferret import asked
 from pam_kit.evaluation.benchmarks.marked import split_answers
 from pam_kit.evaluation.benchmarks.prompting import box_prompt, mask_prompt, point_prompt
 from pam_kit.evaluation.benchmarks.registry import BENCHMARKS
 from pam_kit.evaluation.benchmarks.scene_text import text_words
+from pam_kit.evaluation.metrics.protocols import score
+from pam_kit.evaluation.records import RegionRecord
 
 
 @pytest.mark.parametrize(
@@ -41,14 +44,28 @@ def test_a_question_is_asked_without_coordinates(text, mark, words):
     [
         (" STOP ", "STOP"),
         ("The text is: STOP", "STOP"),
-        ("10:30", "10:30"),
+        ("the text on the sign reads : STOP", "STOP"),
+        ("It says: STOP", "STOP"),
         ("Label: word: X", "X"),
-        ("Mo 9: 5", "5"),
+        ("10:30", "10:30"),
+        ("TEL: 555", "TEL: 555"),
+        ("Mo: 9 - 5", "Mo: 9 - 5"),
+        ("Texts: a", "Texts: a"),
+        ("Text:", "Text:"),
         ("", ""),
     ],
 )
-def test_a_prefix_before_read_words_is_dropped(said, text):
+def test_only_words_that_lead_in_to_what_is_read_are_dropped(said, text):
     assert BENCHMARKS["coco_text"].prepare_answer(said) == text
+
+
+@pytest.mark.parametrize("word", ["TEL: 555", "Label: X", "a: b: c"])
+@pytest.mark.parametrize("name", ["coco_text", "total_text"])
+def test_a_perfect_reading_is_right_whatever_it_looks_like(name, word):
+    """A sign may say what elsewhere is a lead-in."""
+    for said in (word, f" {word.lower()}\n", f"The text is: {word}"):
+        record = RegionRecord("1", name, "What is this?", (word,), said)
+        assert score(as_scored(BENCHMARKS[name], [record]), "ocr").corpus["exact_lower_strip"] == 1
 
 
 def test_coordinates_are_dropped_from_answers_of_ferret():

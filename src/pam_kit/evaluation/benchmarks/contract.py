@@ -162,8 +162,8 @@ class Benchmark(ABC):
         """The words in which is asked about a region, unless a record has its own."""
         return clip_question(self.task, "en") if self.video else question(self.task, "en")
 
-    def prepare_answer(self, text: str) -> str:
-        """A model's answer as the scorers take it."""
+    def prepare_answer(self, text: str, references: Sequence[str] = ()) -> str:
+        """A model's answer as the scorers take it; ``references`` are what is expected, where that matters."""
         return text.strip()
 
     def records(

@@ -1,7 +1,7 @@
 """Questions about marked places, rated by a judge: Ferret-Bench, referring description. Torch-free."""
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -52,7 +52,7 @@ class Ferret(Benchmark):
         "which model judged PAM's answers besides 'GPT-4o' is not published",
     )
 
-    def prepare_answer(self, text: str) -> str:
+    def prepare_answer(self, text: str, references: Sequence[str] = ()) -> str:
         """Without coordinates in brackets, as the published scripts do."""
         return re.sub(rf"\s*{_BOX}", "", text).strip()
 

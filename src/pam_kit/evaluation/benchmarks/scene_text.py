@@ -2,7 +2,7 @@
 
 import ast
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,20 @@ from pam_kit.evaluation.benchmarks.media import PICTURES, find_media, picture_si
 from pam_kit.evaluation.benchmarks.prompting import box_prompt, mask_prompt, polygon_box
 from pam_kit.evaluation.records import RegionRecord
 
-# "The text is: STOP" has a prefix; "10:30" has none: a prefix is words before a colon and a space.
-_PREFIX = re.compile(r"^[^\W\d_][^:]*:\s+(?=\S)")
+# "The text is: STOP" leads in to what is read; "TEL: 555" and "10:30" are read themselves.
+_LEAD_IN = re.compile(
+    r"""
+    (?: (?:the\ )? (?:(?:written|printed|visible|recognized|recognised|marked)\ )?
+        (?:text|words?|letters?|characters?|label|sign|transcription|category|answer|ocr)
+        (?:\ (?:in|on|of|inside|within)\ (?:the|this)\ \w+(?:\ \w+)?)?
+        (?:\ (?:is|are|reads?|says?))?
+      | (?:it|this|that|the\ (?:region|subject|object|image|picture))\ (?:is|reads|says)
+    )
+    \s*:\s+(?=\S)""",
+    re.IGNORECASE | re.VERBOSE,
+)
 _PROMPT = "no question is published for reading text; the words for naming are asked, as labels are what PAM trained on"
+_LED_IN = "a lead-in such as 'The text is:' is dropped from an answer, unless the answer is right as it stands"
 
 
 class _Reading(Benchmark):
@@ -27,11 +38,11 @@ class _Reading(Benchmark):
     task = "recognize"
     protocols = ("ocr",)
 
-    def prepare_answer(self, text: str) -> str:
-        """The text itself where the answer opens with words and a colon before it; stripped."""
-        text = text.strip()
-        while prefix := _PREFIX.match(text):
-            text = text[prefix.end() :]
+    def prepare_answer(self, text: str, references: Sequence[str] = ()) -> str:
+        """Stripped, and without words that lead in to what is read, unless it is right with them."""
+        text, right = text.strip(), {reference.lower().strip() for reference in references}
+        while text.lower() not in right and (lead_in := _LEAD_IN.match(text)):
+            text = text[lead_in.end() :]
         return text
 
 
@@ -69,6 +80,7 @@ class CocoText(_Reading):
         "PAM says 'test set', but the words of COCO-Text 2.0's test pictures are not public; which file it used is not "
         "published",
         _PROMPT,
+        _LED_IN,
     )
 
     def _regions(self, reading: Reading) -> Iterator[tuple[str, Callable[[], RegionRecord | None]]]:
@@ -141,7 +153,7 @@ class TotalText(_Reading):
     media = ("Images/Test", "images/test", "Images", "images", "Test", "test", "")
     media_page = "https://github.com/cs-chan/Total-Text-Dataset (300 test pictures)"
     headlines = (Headline("exact_lower_strip", "ocr", 1, "Total-Text accuracy"),)
-    decisions = ("the box is the axis-aligned one around a word's polygon", _PROMPT)
+    decisions = ("the box is the axis-aligned one around a word's polygon", _PROMPT, _LED_IN)
 
     def _regions(self, reading: Reading) -> Iterator[tuple[str, Callable[[], RegionRecord | None]]]:
         paths = reading.files(reading.variant.files[0])
