@@ -14,7 +14,7 @@ MODEL = "judge-of-tests"
 
 
 class ScriptedJudge:
-    """``script`` gets the request and returns the reply's text, a whole answer, or (status, bytes)."""
+    """``script`` gets the request and returns the reply's text, a whole answer, or (status, bytes[, headers])."""
 
     def __init__(self):
         self.script: Callable[[dict[str, Any]], Any] = lambda request: ""
@@ -48,8 +48,10 @@ class _Handler(BaseHTTPRequestHandler):
         answer = judge.script(request) if answer is None else answer
         if isinstance(answer, str):
             answer = completion(answer)
-        status, body = answer if isinstance(answer, tuple) else (200, json.dumps(answer).encode())
+        status, body, *headers = answer if isinstance(answer, tuple) else (200, json.dumps(answer).encode())
         self.send_response(status)
+        for name, value in dict(*headers).items():
+            self.send_header(name, value)
         if 300 <= status < 400:
             self.send_header("Location", "http://127.0.0.1:9/elsewhere")
         self.send_header("Content-Length", str(len(body)))

@@ -3,6 +3,7 @@
 import json
 import socket
 import time
+from email.utils import formatdate
 
 import pytest
 
@@ -47,6 +48,33 @@ def test_after_five_attempts_the_reason_is_told(scripted):
     assert [round(wait / base, 1) for wait, base in zip(waits, (5, 10, 20, 40), strict=True)] == pytest.approx(
         [1, 1, 1, 1], abs=0.11
     )
+
+
+@pytest.mark.parametrize(
+    ("told", "shortest", "longest"),
+    [
+        ("20", 20, 22),
+        ("0.5", 0.5, 0.55),
+        (lambda: formatdate(time.time() + 120, usegmt=True), 100, 132),
+        ("0", 4.5, 5.5),
+        (lambda: formatdate(time.time() - 60, usegmt=True), 4.5, 5.5),
+        ("soon", 4.5, 5.5),
+        ("", 4.5, 5.5),
+    ],
+)
+def test_what_the_server_asks_to_wait_is_waited(scripted, told, shortest, longest):
+    scripted.say((429, b"too many", {"Retry-After": told() if callable(told) else told}), OK)
+    asked, waits = endpoint(scripted)
+    assert asked.ask(MESSAGES).text == "yes"
+    assert len(waits) == 1 and shortest <= waits[0] <= longest
+
+
+def test_a_wait_of_hours_is_left_to_the_user(scripted):
+    scripted.say((429, b"quota", {"Retry-After": "7200"}))
+    asked, waits = endpoint(scripted)
+    with pytest.raises(JudgeFailed, match="HTTP 429: quota .1 attempt; it asks to wait 7200 s") as failure:
+        asked.ask(MESSAGES)
+    assert failure.value.passing and len(scripted.requests) == 1 and not waits
 
 
 @pytest.mark.parametrize(

@@ -4,12 +4,19 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeAlias
 
 from pam_kit.errors import PamKitError
-from pam_kit.evaluation.judging.endpoint import Endpoint, JudgeFailed, JudgeSettings, Messages, Reply
+from pam_kit.evaluation.judging.endpoint import (
+    Endpoint,
+    JudgeFailed,
+    JudgeSettings,
+    JudgeStopped,
+    Messages,
+    Reply,
+)
 from pam_kit.evaluation.judging.transcript import Call, Transcript, messages_hash, request_hash
 
 # metric -> score, None where a reply does not give it
@@ -18,8 +25,8 @@ Reading: TypeAlias = Mapping[str, float | None]
 RE_ASKS = 2
 # Questions under way for each request under way: one that has to wait does not hold up those behind it.
 _AHEAD = 4
-# Failures before any reply that show an endpoint, not a question, to be at fault.
-_HOPELESS = 5
+# Failures in a row that show an endpoint, not a question, to be at fault.
+HOPELESS = 5
 
 
 @dataclass(frozen=True)
@@ -67,6 +74,37 @@ class Verdict:
         return f"no scores could be read in {len(self.calls)} replies"
 
 
+class _Patience:
+    """Ends a run whose endpoint does not answer any more. What was recorded by earlier runs does not count for it.
+
+    Args:
+        endpoint: is stopped then.
+        questions: how many there are.
+        answered: whether it ever replied: if not, a request that it refuses may be its own fault too.
+    """
+
+    def __init__(self, endpoint: Endpoint, questions: int, answered: bool):
+        self.endpoint, self.questions, self.answered = endpoint, questions, answered
+        self.in_a_row, self.reason = 0, ""
+        self._counting = threading.Lock()
+
+    def reply(self) -> None:
+        """One came just now."""
+        with self._counting:
+            self.answered, self.in_a_row = True, 0
+
+    def failure(self, failed: JudgeFailed) -> None:
+        """No reply to what was asked just now."""
+        with self._counting:
+            if self.reason or (failed.refused and self.answered):
+                return
+            self.in_a_row += 1
+            if self.in_a_row == (HOPELESS if self.answered else min(HOPELESS, self.questions)):
+                calls = f"{self.in_a_row} calls in a row failed" if self.in_a_row > 1 else "the only call failed"
+                self.reason = f"{failed.reason} ({calls})"
+                self.endpoint.stop()
+
+
 class Judge:
     """A model that judges, and the transcript of what it said.
 
@@ -93,38 +131,36 @@ class Judge:
             raise PamKitError(f"no transcript {self.transcript.path}; without one, offline judging has nothing to read")
 
     def ask(self, questions: Sequence[Question]) -> Iterator[Verdict]:
-        """A verdict for each question, in their order, and so are the new lines of the transcript.
+        """A verdict for each question, in their order. Each call is in the transcript as soon as it ends.
 
         A reply that cannot be read, or was cut off, is asked for again at most twice. Where the endpoint gives none,
         the reason is recorded, and the next run asks again.
 
         Raises:
-            PamKitError: offline, for a question that was never asked; else when the first questions get no reply at
-                all. Recorded calls are kept.
+            PamKitError: offline, for a question that was never asked; else where ``HOPELESS`` calls in a row get no
+                reply, or none of fewer questions does. Calls that the endpoint refuses for what they ask (HTTP 400,
+                413, 422) are not counted once it has replied to others.
         """
         endpoint = Endpoint(self.settings, self._wait)
+        patience = _Patience(endpoint, len(questions), self.transcript.has_reply_of(self.settings.model))
         pool = ThreadPoolExecutor(self.settings.concurrency, thread_name_prefix="judge")
         under_way: deque[Future[Verdict]] = deque()
         waiting = iter(questions)
-        answered, failed = False, 0
         try:
             while True:
                 while len(under_way) < _AHEAD * self.settings.concurrency and (one := next(waiting, None)):
-                    under_way.append(pool.submit(self._judge, endpoint, one))
+                    under_way.append(pool.submit(self._judge, endpoint, patience, one))
                 if not under_way:
                     return
                 verdict = under_way.popleft().result()
-                self._record(verdict)
-                answered = answered or any(call.reply for call in verdict.calls)
-                failed += not answered
-                if not answered and failed == min(_HOPELESS, len(questions)) and not self.offline:
-                    raise PamKitError(f"the judge {self.settings.model} does not answer: {verdict.calls[-1].error}")
+                if patience.reason:
+                    raise self._hopeless(patience.reason)
                 yield verdict
         finally:
             endpoint.stop()
             pool.shutdown(cancel_futures=True)
 
-    def _judge(self, endpoint: Endpoint, question: Question) -> Verdict:
+    def _judge(self, endpoint: Endpoint, patience: _Patience, question: Question) -> Verdict:
         messages = question.messages()
         request = request_hash(self.settings.model, self.settings.parameters, messages)
         verdict = Verdict(question.id, question.read(""))
@@ -136,7 +172,7 @@ class Judge:
                         break  # the run that is read was stopped between two replies
                     raise self._never_asked(question)
                 if call is None:
-                    call = self._fresh[request, again] = self._call(endpoint, messages, request, again)
+                    call = self._call(endpoint, patience, messages, request, again)
                 verdict.calls.append(call)
                 if call.reply is None:
                     break
@@ -158,18 +194,26 @@ class Judge:
         with self._guard:
             return self._locks.setdefault(request, threading.Lock())
 
-    def _call(self, endpoint: Endpoint, messages: Messages, request: str, again: int) -> Call:
-        reply, error = None, ""
+    def _call(self, endpoint: Endpoint, patience: _Patience, messages: Messages, request: str, again: int) -> Call:
+        """Ask, and record what became of it: whatever happens to the other questions, it is paid for."""
+        call = Call(request, again, messages_hash(messages), self.settings.model, None)
         try:
-            reply = endpoint.ask(messages, again)
-        except JudgeFailed as failure:
-            error = failure.reason
-        return Call(request, again, messages_hash(messages), self.settings.model, reply, error)
+            call = replace(call, reply=endpoint.ask(messages, again))
+            patience.reply()
+        except JudgeStopped as stopped:
+            return replace(call, error=stopped.reason)
+        except JudgeFailed as failed:
+            call = replace(call, error=failed.reason)
+            patience.failure(failed)
+        self._fresh[request, again] = call
+        self.transcript.add(call)
+        return call
 
-    def _record(self, verdict: Verdict) -> None:
-        for call in verdict.calls:
-            if self.transcript.find(call.request, call.again) != call:
-                self.transcript.add(call)
+    def _hopeless(self, reason: str) -> PamKitError:
+        return PamKitError(
+            f"the judge {self.settings.model} does not answer: {reason}. {self.transcript.path} keeps all that it "
+            "replied; the same call goes on from there once it answers"
+        )
 
     def _never_asked(self, question: Question) -> PamKitError:
         return PamKitError(

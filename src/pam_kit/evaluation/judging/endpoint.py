@@ -8,10 +8,13 @@ import json
 import os
 import random
 import threading
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from email.message import Message
+from email.utils import parsedate_to_datetime
 from typing import Any, TypeAlias
 from urllib.parse import urlsplit
 
@@ -21,17 +24,32 @@ Messages: TypeAlias = Sequence[Mapping[str, Any]]
 
 ATTEMPTS = 5
 _FIRST_DELAY, _LONGEST_DELAY, _JITTER = 5.0, 60.0, 0.1
+# What a server may ask for in Retry-After; a longer wait, such as for tomorrow's quota, is left to the user.
+_LONGEST_ASKED_DELAY = 600.0
 # Too slow, and too many at once; above 499 it is the server that fails.
 _PASSING_STATUS = (408, 429)
+# Of this one request: its form, its length, what it is about.
+_REFUSED_STATUS = (400, 413, 422)
 _SHOWN = 300
 
 
 class JudgeFailed(Exception):
-    """No reply to one request: the reason, and whether waiting longer might have helped."""
+    """No reply to one request.
 
-    def __init__(self, reason: str, passing: bool = False):
-        self.reason, self.passing = reason, passing
+    Args:
+        reason: in words.
+        passing: whether waiting longer might help.
+        refused: whether it lies in what was asked, so that other questions may well be answered.
+        delay: the seconds that the server asks to wait before the next attempt; None where it names none.
+    """
+
+    def __init__(self, reason: str, passing: bool = False, refused: bool = False, delay: float | None = None):
+        self.reason, self.passing, self.refused, self.delay = reason, passing, refused, delay
         super().__init__(reason)
+
+
+class JudgeStopped(JudgeFailed):
+    """It was not asked, since the run ends."""
 
 
 @dataclass(frozen=True)
@@ -142,10 +160,11 @@ class Endpoint:
         """The reply to ``messages``; ``again`` counts how often it was asked for before.
 
         After a rate limit, a timeout, a lost connection or an error of the server there are up to 5 attempts, with
-        5, 10, 20 and 40 seconds (+-10 %) between them. Raises JudgeFailed with the last one's reason.
+        5, 10, 20 and 40 seconds (+-10 %) between them, or what the server asks for in ``Retry-After``, up to 10
+        minutes. Raises JudgeFailed with the last one's reason.
         """
         if self._stopped.is_set():
-            raise JudgeFailed("stopped before it was asked", passing=True)
+            raise JudgeStopped("stopped before it was asked", passing=True)
         body = json.dumps(self._request(messages, again)).encode()
         for attempt in range(1, ATTEMPTS + 1):
             try:
@@ -154,11 +173,11 @@ class Endpoint:
                 if not failure.passing:
                     raise
                 last = failure
-            if attempt == ATTEMPTS or self._stopped.is_set():
+            if attempt == ATTEMPTS or self._stopped.is_set() or (last.delay or 0) > _LONGEST_ASKED_DELAY:
                 break
-            delay = min(_FIRST_DELAY * 2 ** (attempt - 1), _LONGEST_DELAY)
-            self._wait(delay * random.uniform(1 - _JITTER, 1 + _JITTER))
-        raise JudgeFailed(f"{last.reason} ({attempt} attempts)", passing=True)
+            self._wait(_delay(attempt, last.delay))
+        told = f"; it asks to wait {last.delay:.0f} s" if last.delay else ""
+        raise JudgeFailed(f"{last.reason} ({attempt} attempt{'s' * (attempt > 1)}{told})", passing=True)
 
     def _request(self, messages: Messages, again: int) -> dict[str, Any]:
         request = {"model": self.settings.model, "messages": list(messages), **self.settings.parameters}
@@ -194,7 +213,8 @@ class Endpoint:
             reason += f"; put the endpoint's key into the environment variable {self.settings.key_variable}"
         if 300 <= error.code < 400:
             reason += "; redirects are not followed, for the key's sake: give the address it moved to as base_url"
-        return JudgeFailed(reason, passing=error.code in _PASSING_STATUS or error.code >= 500)
+        passing = error.code in _PASSING_STATUS or error.code >= 500
+        return JudgeFailed(reason, passing, error.code in _REFUSED_STATUS, _asked_delay(error.headers))
 
     def _key(self) -> str:
         key = os.environ.get(self.settings.key_variable, "").strip()
@@ -208,6 +228,24 @@ class Endpoint:
         """Without the key, should the server repeat it."""
         key = self._key()
         return text.replace(key, "[key]") if key else text
+
+
+def _delay(attempt: int, asked: float | None) -> float:
+    """Seconds until the next attempt; never less than the server asks for, and not the same for all that wait."""
+    if asked:
+        return asked * random.uniform(1, 1 + _JITTER)
+    own = min(_FIRST_DELAY * 2 ** (attempt - 1), _LONGEST_DELAY)
+    return own * random.uniform(1 - _JITTER, 1 + _JITTER)
+
+
+def _asked_delay(headers: Message) -> float | None:
+    """``Retry-After`` in seconds, whether it is a number or a date; None where it is neither or is over."""
+    told = (headers.get("Retry-After") or "").strip()
+    try:
+        seconds = float(told) if told[:1].isdigit() else parsedate_to_datetime(told).timestamp() - time.time()
+    except (ValueError, TypeError, OverflowError):
+        return None
+    return seconds if seconds > 0 else None
 
 
 def _reply(text: str) -> Reply:

@@ -7,6 +7,7 @@ answered), ``finish_reason`` and ``usage``, or ``error``. Keys, addresses, messa
 
 import hashlib
 import json
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,7 +51,8 @@ class Call:
 class Transcript:
     """The calls in a file, by request; lines are only ever added, and a later one of a request counts.
 
-    A last line that a killed process left half-written is dropped; ``notes`` say so.
+    They stand in the order in which they were recorded, which several threads may do at once. A last line that a killed
+    process left half-written is dropped; ``notes`` say so.
 
     Args:
         path: of the file; it and its folder are made with the first line.
@@ -64,6 +66,7 @@ class Transcript:
         self.notes: list[str] = []
         self._calls: dict[tuple[str, int], Call] = {}
         self._cut: tuple[int, int] | None = None  # bytes of whole lines, and of the file
+        self._writing = threading.Lock()
         if self.path.is_file():
             self._read(self.path.read_bytes())
 
@@ -74,16 +77,20 @@ class Transcript:
         """The recorded call."""
         return self._calls.get((request, again))
 
+    def has_reply_of(self, model: str) -> bool:
+        """Whether a call to that model, under whatever settings, was answered."""
+        return any(call.reply for call in self._calls.values() if call.asked == model)
+
     def add(self, call: Call) -> None:
         """Record a call: when this returns, killing the process does not lose it."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with open(self.path, "ab") as file:
+        with self._writing, open(self.path, "ab") as file:
             if self._cut and file.tell() == self._cut[1]:
                 file.truncate(self._cut[0])
             self._cut = None
             # A judge may write half of a character pair, which UTF-8 proper has no bytes for.
             file.write(call.to_json().encode("utf-8", "surrogatepass") + b"\n")
-        self._calls[call.request, call.again] = call
+            self._calls[call.request, call.again] = call
 
     def _read(self, content: bytes) -> None:
         lines = content.split(b"\n")
