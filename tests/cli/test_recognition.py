@@ -77,6 +77,14 @@ def test_an_evaluation_of_labels_fits_what_recognize_uses(run, recipe, picture, 
     asked = ("recognize", picture, "--checkpoint", run, "--device", "cpu", "--box", "5,5,40,40", "--prior", "regions")
     code, text, _ = called(capsys, *asked, "--labels", tmp_path / "same.txt", "--calibration", fitted)
     assert code == 0 and len(text.splitlines()) == 1 + min(5, len(names))
+    (tmp_path / "said.txt").write_text("\n".join(f"{name}\t{name}\ta thing" for name in names), encoding="utf-8")
+    code, _, error = called(capsys, *asked, "--labels", tmp_path / "said.txt", "--calibration", fitted)
+    assert code == 2 and "fitted with other words for the same labels" in error
+    other = tmp_path / "other.json"
+    facts = json.loads(fitted.read_text())
+    other.write_text(json.dumps(facts | {"model": "0" * 64}))
+    code, _, error = called(capsys, *asked, "--labels", tmp_path / "same.txt", "--calibration", other)
+    assert code == 2 and f"fitted for another model: for that with the SHA-256 {'0' * 64}" in error
 
 
 def test_a_probe_writes_its_table(run, recipe, capsys, tmp_path):

@@ -11,6 +11,7 @@ from pam_kit.contracts import AnswerScores, Questions, RegionPrompt
 from pam_kit.data.label_lists import Label
 from pam_kit.errors import PamKitError, PromptError
 from pam_kit.inference.closed_set import Calibration, ClosedSet, recognise
+from pam_kit.inference.everything import Everything
 from pam_kit.inference.predictor import RegionPredictor
 from pam_kit.inference.region_reading import read_regions
 
@@ -113,12 +114,68 @@ def test_calibrations_of_something_else_are_refused(tmp_path):
             prior="regions",
             calibration=Calibration(tuple(LABELS), 2.0, None, ClosedSet(LABELS, prior="regions").settings),
         )
-    for text in ("[]", "{}", '{"labels": ["a", "b"], "temperature": 0, "prior": null, "settings": {}}', "x"):
+    # Of before calibrations named their model, and of a temperature that is none.
+    unnamed = '{"labels": ["a", "b"], "temperature": 1, "prior": null, "settings": {}}'
+    for text in ("[]", "{}", unnamed, unnamed.replace("1", "0").replace("}}", '}, "model": null}'), "x"):
         (tmp_path / "bad.json").write_text(text)
         with pytest.raises(PamKitError, match="bad"):
             Calibration.load(tmp_path / "bad.json")
     with pytest.raises(PamKitError, match="cannot be read"):
         Calibration.load(tmp_path / "missing.json")
+
+
+def test_a_calibration_of_other_words_for_the_same_names_is_refused():
+    plain, synonyms = ([Label("cup", ("cup", *more)), Label("ball", ("ball",))] for more in ((), ("mug",)))
+    for fitted, used in ((plain, synonyms), (synonyms, plain)):
+        calibration = Calibration(("cup", "ball"), 2.0, None, ClosedSet(fitted).settings)
+        assert ClosedSet(fitted, calibration=calibration).calibration is calibration
+        with pytest.raises(PamKitError, match="other words for the same labels.*fit one for these"):
+            ClosedSet(used, calibration=calibration)
+    # Which words belong to which label matters, not only what they are in all.
+    moved = [Label("cup", ("cup",)), Label("ball", ("mug", "ball"))]
+    with pytest.raises(PamKitError, match="other words"):
+        ClosedSet(
+            moved, calibration=Calibration(("cup", "ball"), settings=ClosedSet([*synonyms[:1], *plain[1:]]).settings)
+        )
+
+
+def saved(folder, weights: bytes):
+    """A run folder as far as it tells models apart."""
+    folder.mkdir(exist_ok=True)
+    (folder / "recipe.yaml").write_text("model: {}")
+    (folder / "model.safetensors").write_bytes(weights)
+    return folder
+
+
+def test_a_calibration_of_another_model_is_refused(tiny_model, tmp_path):
+    model = tiny_model()
+
+    def loaded(folder) -> RegionPredictor:
+        predictor = RegionPredictor(model, "cpu")
+        predictor.checkpoint = folder
+        return predictor
+
+    def put_to(predictor, fitted_for: str | None):
+        calibration = Calibration(tuple(LABELS), 2.0, None, ClosedSet(LABELS).settings, fitted_for)
+        chosen = ClosedSet(LABELS, calibration=calibration)
+        return recognise(predictor, image, [RegionPrompt(box=(2, 3, 40, 30))], chosen)
+
+    image = np.zeros((48, 80, 3), dtype=np.uint8)
+    own = loaded(saved(tmp_path / "run", b"one"))
+    assert len(own.sha256) == 64 and put_to(own, own.sha256)
+    # Replaced in place: the folder is called as before.
+    replaced = loaded(saved(tmp_path / "run", b"two"))
+    with pytest.raises(PamKitError, match=f"another model: for that with the SHA-256 {own.sha256}, here it is"):
+        put_to(replaced, own.sha256)
+    for predictor, fitted_for, told in (
+        (RegionPredictor(model, "cpu"), own.sha256, "this model was not loaded from a run"),
+        (own, None, "the model that the calibration was fitted for was not loaded from a run"),
+    ):
+        with pytest.raises(PamKitError, match=told):
+            put_to(predictor, fitted_for)
+    fitted = Calibration(tuple(LABELS), 2.0, None, ClosedSet(LABELS).settings, own.sha256)
+    with pytest.raises(PamKitError, match="another model"):
+        Everything(replaced, labels=ClosedSet(LABELS, calibration=fitted))
 
 
 def test_lists_and_numbers_that_are_none():

@@ -4,7 +4,7 @@ Stored is what no other file has: tensors that are frozen and lie unchanged in t
 out, and ``parts.json`` says which files those are.
 """
 
-from pam_kit.checkpoints.folder import STAGES, ended_stages, is_saved, model_folder
+from pam_kit.checkpoints.folder import STAGES, ended_stages, is_saved, model_folder, model_sha256
 from pam_kit.checkpoints.init_from import start_from
 from pam_kit.checkpoints.left_out import LeftOut, find_left_out, frozen_tensors, other_files
 from pam_kit.checkpoints.load import load_model
@@ -21,6 +21,7 @@ __all__ = [
     "is_saved",
     "load_model",
     "model_folder",
+    "model_sha256",
     "other_files",
     "save_model",
     "start_from",

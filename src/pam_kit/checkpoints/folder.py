@@ -1,5 +1,6 @@
 """The files of ``model/``, where a run or a hub repository keeps them, and what they say about its parts."""
 
+import hashlib
 import json
 import re
 from pathlib import Path
@@ -13,6 +14,8 @@ from pam_kit.sections import SLOTS, Recipe
 WEIGHTS, RECIPE, TOKENIZER, PARTS = "model.safetensors", "recipe.yaml", "tokenizer", "parts.json"
 # Of a schedule: which of its stages have ended.
 STAGES = "schedule.json"
+# What a model is made of; tensors that lie elsewhere are told of in parts.json by their digests.
+_MADE_OF = (WEIGHTS, RECIPE, PARTS)
 _HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 _HUB_FILES = ["*.safetensors", "*.json", "*.yaml", "*.txt"]
 
@@ -59,6 +62,21 @@ def read_parts(folder: Path) -> dict | None:
     """
     file = folder / PARTS
     return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+
+
+def model_sha256(folder: str | Path) -> str:
+    """SHA-256 of all files that make the model of a run or hub repository, one behind the other.
+
+    Raises CheckpointError as ``model_folder`` does.
+    """
+    folder, digest = model_folder(folder), hashlib.sha256()
+    for name in _MADE_OF:
+        if (folder / name).is_file():
+            digest.update(name.encode())
+            with open(folder / name, "rb") as file:
+                while block := file.read(1 << 24):
+                    digest.update(block)
+    return digest.hexdigest()
 
 
 def _what_it_is(folder: Path) -> str:

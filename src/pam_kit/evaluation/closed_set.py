@@ -1,14 +1,15 @@
 """Closed-set recognition on the held-out pictures of a recipe, beside what the same model says freely."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from pam_kit.atomic_files import write_json
-from pam_kit.contracts import Questions, RegionSample
+from pam_kit.atomic_files import whole_file, write_json
+from pam_kit.contracts import Questions, RegionPrompt, RegionSample
 from pam_kit.data.label_lists import Label, checked_labels
 from pam_kit.errors import PamKitError
 from pam_kit.evaluation.closed_set_scores import closed_set_metrics, fit_temperature, held_out_prior, mean_nll
@@ -28,7 +29,8 @@ class LabelSettings:
     """How labels are chosen and from what.
 
     Args:
-        labels: the list; None takes the labels that the held-out set's own references of ``recognize`` hold.
+        labels: the list; None takes that of the set: the labels that the references of ``recognize`` hold of held-out
+            pictures, all categories that a benchmark is published with.
         language: of question and references.
         per_token, prior: as of ``ClosedSet``.
     """
@@ -37,6 +39,18 @@ class LabelSettings:
     language: str = "en"
     per_token: bool = False
     prior: Prior = "none"
+
+    def closed_set(self, labels: Sequence[Label]) -> ClosedSet:
+        """These labels to choose from, in this way."""
+        return ClosedSet(labels, self.language, per_token=self.per_token, prior=self.prior)
+
+
+@dataclass(frozen=True)
+class LabelledPicture:
+    """An (H, W, 3) uint8 picture and its regions: how each is pointed at, and the label that it has."""
+
+    image: np.ndarray
+    regions: tuple[tuple[RegionPrompt, str], ...]
 
 
 @dataclass
@@ -57,13 +71,11 @@ def evaluate_labels(
     folder: Path,
     progress=lambda items, **_: items,
 ) -> dict[str, Row]:
-    """Choose the label of every region of the held-out pictures, under every kind of prompt.
+    """Choose the label of every region of the held-out pictures, under every kind of prompt; see ``measured_labels``.
 
-    Every second picture fits a temperature, and a prior where one of regions is asked for; the others are measured.
     Writes labels.json, labels.md and calibration/<split>-<prompt>.json into ``folder``.
 
-    -> "split / prompt" -> top 1, top 5, ECE and nll (as they are and ``calibrated``), temperature, ``free text`` (the
-    share of regions whose greedy answer is the right label word for word), n, n fitted, n unlisted.
+    -> "split / prompt" -> scores by name.
     """
     splits, _ = picture_splits(section)
     table: dict[str, Row] = {}
@@ -72,15 +84,14 @@ def evaluate_labels(
         labels = settings.labels
         if labels is None:
             labels = reference_labels(readable_samples(dataset, split, folder, f"{name}: labels", progress), settings)
-        chosen = ClosedSet(labels, settings.language, per_token=settings.per_token, prior=settings.prior)
+        chosen = settings.closed_set(labels)
         for kind in split.prompts:
             row = f"{name} / {kind}"
             samples = readable_samples(dataset, split, folder, row, progress)
-            scored = _score(predictor, section, chosen, samples, kind)
-            table[row], calibration = _measured(chosen, scored, row)
+            pictures = _labelled(samples, kind, settings.language)
+            table[row], calibration = measured_labels(predictor, section, chosen, pictures, row)
             calibration.save(folder / "calibration" / f"{name}-{kind}.json")
-    write_json(folder / "labels.json", table)
-    (folder / "labels.md").write_text("\n".join(labels_markdown(table)) + "\n", encoding="utf-8")
+    save_labels(folder, table)
     return table
 
 
@@ -88,6 +99,33 @@ def reference_labels(samples: Iterable[RegionSample], settings: LabelSettings) -
     """The different labels that the regions of samples have, in alphabetical order."""
     found = {text for sample in samples for region in sample.regions if (text := _reference(region, settings.language))}
     return checked_labels([Label(text, (text,)) for text in sorted(found)], "the references")
+
+
+def measured_labels(
+    predictor: RegionPredictor,
+    section: EvaluateSection,
+    chosen: ClosedSet,
+    pictures: Iterable[LabelledPicture],
+    row: str,
+) -> tuple[Row, Calibration]:
+    """How well labels are chosen: every second picture fits a temperature, and a prior where one of regions is asked
+    for; the others are measured. ``section`` says how many are encoded at once, and how long free text may be.
+
+    -> top 1, top 5, ECE and nll (as they are and ``calibrated``), temperature, ``free text`` (the share of regions
+    whose greedy answer is the right label word for word), n, n fitted, n unlisted; and what was fitted.
+
+    Raises PamKitError, which begins with ``row``, where one half of the pictures has no region with a listed label.
+    """
+    scored = _score(predictor, section, chosen, pictures)
+    return _measured(chosen, scored, row, predictor.sha256)
+
+
+def save_labels(folder: Path, table: dict[str, Row], notes: Sequence[str] = ()) -> None:
+    """labels.json, and labels.md with the notes below the table."""
+    write_json(folder / "labels.json", table)
+    lines = labels_markdown(table) + [""] * bool(notes) + [f"- {note}" for note in notes]
+    with whole_file(folder / "labels.md") as file:
+        file.write(("\n".join(lines) + "\n").encode())
 
 
 def labels_markdown(table: dict[str, Row]) -> list[str]:
@@ -99,19 +137,36 @@ def labels_markdown(table: dict[str, Row]) -> list[str]:
     return lines
 
 
-def _score(predictor, section: EvaluateSection, chosen: ClosedSet, samples, kind: str) -> _Scored:
-    scored, number = _Scored(), 0
-    place = {normal(words): index for index, label in enumerate(chosen.labels) for words in (*label.texts, label.name)}
-    for batch in batched(samples, section.batch_size):
+def _labelled(samples: Iterable[RegionSample], kind: str, language: str) -> Iterator[LabelledPicture]:
+    for sample in samples:
+        pairs = zip(sample.regions, exact_prompts(sample, kind), strict=True)
+        known = tuple((prompt, text) for region, prompt in pairs if (text := _reference(region, language)))
+        yield LabelledPicture(sample.image, known)
+
+
+def label_places(labels: Sequence[Label]) -> dict[str, int]:
+    """Text, as ``normal`` leaves it -> which label it means. A label's name means no other, whatever is said for that;
+    words that several labels share mean the first of them."""
+    places: dict[str, int] = {}
+    for place, label in enumerate(labels):
+        places.setdefault(normal(label.name), place)
+    for place, label in enumerate(labels):
+        for words in label.texts:
+            places.setdefault(normal(words), place)
+    return places
+
+
+def _score(predictor, section: EvaluateSection, chosen: ClosedSet, pictures: Iterable[LabelledPicture]) -> _Scored:
+    scored, places, number = _Scored(), label_places(chosen.labels), 0
+    for batch in batched(pictures, section.batch_size):
         listed = []
-        for sample in batch:
-            for region, prompt in zip(sample.regions, exact_prompts(sample, kind), strict=True):
-                if not (reference := _reference(region, chosen.language)):
-                    continue
-                if normal(reference) not in place:
-                    scored.unlisted += 1
-                    continue
-                listed.append((sample, number, prompt, place[normal(reference)]))
+        for picture in batch:
+            found = [(prompt, places.get(normal(reference))) for prompt, reference in picture.regions]
+            scored.unlisted += sum(place is None for _, place in found)
+            if known := [(prompt, place) for prompt, place in found if place is not None]:
+                listed.append((picture.image, known))
+                scored.truth += [place for _, place in known]
+                scored.picture += [number] * len(known)
             number += 1
         if listed:
             _add(predictor, section, chosen, listed, scored)
@@ -120,24 +175,20 @@ def _score(predictor, section: EvaluateSection, chosen: ClosedSet, samples, kind
 
 @torch.inference_mode()
 def _add(predictor, section: EvaluateSection, chosen: ClosedSet, listed: list, scored: _Scored) -> None:
-    pictures = {number: sample for sample, number, _, _ in listed}
-    prompts = [[prompt for _, own, prompt, _ in listed if own == number] for number in pictures]
-    _, prefix = read_regions(predictor, [sample.image for sample in pictures.values()], prompts)
-    decoder, count = predictor.model.decoder, len(listed)
+    prompts = [[prompt for prompt, _ in known] for _, known in listed]
+    _, prefix = read_regions(predictor, [image for image, _ in listed], prompts)
+    decoder, right = predictor.model.decoder, [place for _, known in listed for _, place in known]
     scored.values.append(chosen.scores(decoder, prefix).cpu())
+    count = len(right)
     asked = Questions(
         torch.arange(count), [chosen.question] * count, [""] * count, ["recognize"] * count, [chosen.language] * count
     )
-    for (_, number, _, right), said in zip(
-        listed, decoder.generate(prefix, asked, section.max_new_tokens), strict=True
-    ):
-        label = chosen.labels[right]
-        scored.truth.append(right)
-        scored.picture.append(number)
+    for place, said in zip(right, decoder.generate(prefix, asked, section.max_new_tokens), strict=True):
+        label = chosen.labels[place]
         scored.freely.append(normal(said.text) in {normal(words) for words in (*label.texts, label.name)})
 
 
-def _measured(chosen: ClosedSet, scored: _Scored, row: str) -> tuple[Row, Calibration]:
+def _measured(chosen: ClosedSet, scored: _Scored, row: str, model: str | None) -> tuple[Row, Calibration]:
     """Scores of the pictures that nothing was fitted on, and what was fitted on the others."""
     picture = torch.tensor(scored.picture)
     fitted = picture % 2 == 0
@@ -149,9 +200,8 @@ def _measured(chosen: ClosedSet, scored: _Scored, row: str) -> tuple[Row, Calibr
     values, truth = torch.cat(scored.values), torch.tensor(scored.truth)
     prior = held_out_prior(values[fitted]) if chosen.prior == "regions" else torch.zeros(values.shape[1])
     temperature = fit_temperature((values - prior)[fitted], truth[fitted])
-    calibration = Calibration(
-        tuple(chosen.names), temperature, tuple(prior.tolist()) if chosen.prior == "regions" else None, chosen.settings
-    )
+    kept = tuple(prior.tolist()) if chosen.prior == "regions" else None
+    calibration = Calibration(tuple(chosen.names), temperature, kept, chosen.settings, model)
     values, truth = (values - prior)[~fitted], truth[~fitted]
     found: Row = {}
     for name, scores in (("", values), (" calibrated", values / temperature)):

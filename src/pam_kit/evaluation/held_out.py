@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 from pam_kit.contracts import RegionPrompt, RegionSample
 from pam_kit.data.broken import BrokenLedger
@@ -10,6 +11,8 @@ from pam_kit.data.schema import has_clips, has_videos
 from pam_kit.errors import BrokenSample, PromptError, RecipeError
 from pam_kit.registry import find
 from pam_kit.sections import EvaluateSection, SplitChoice
+
+Item = TypeVar("Item")
 
 
 def picture_splits(section: EvaluateSection) -> tuple[dict[str, SplitChoice], list[str]]:
@@ -56,11 +59,11 @@ def _readable(dataset, split: SplitChoice, ledger: BrokenLedger) -> Iterator:
         yield sample
 
 
-def batched(samples: Iterable[RegionSample], size: int) -> Iterator[list[RegionSample]]:
-    """Samples in lists of ``size``; the last may be shorter."""
-    batch: list[RegionSample] = []
-    for sample in samples:
-        batch.append(sample)
+def batched(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
+    """Items in lists of ``size``; the last may be shorter."""
+    batch: list[Item] = []
+    for item in items:
+        batch.append(item)
         if len(batch) == size:
             yield batch
             batch = []

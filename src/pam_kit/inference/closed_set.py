@@ -13,6 +13,7 @@ Confidence is the softmax over the list, at a temperature fitted on held-out reg
 (Guo et al., "On Calibration of Modern Neural Networks", ICML 2017, section 4.2).
 """
 
+import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -60,12 +61,14 @@ class Calibration:
         temperature: which confidences are taken at; 1 leaves them as they are.
         prior: log-probability of each label over held-out regions, of that list; None where it is not divided out.
         settings: of the ``ClosedSet`` it was fitted for, which must be the same where it is used.
+        model: SHA-256 of the files of the model it was fitted for; None where no run holds that.
     """
 
     labels: tuple[str, ...]
     temperature: float = 1.0
     prior: tuple[float, ...] | None = None
     settings: dict[str, Any] | None = None
+    model: str | None = None
 
     def save(self, path: Path) -> None:
         """As JSON."""
@@ -81,12 +84,15 @@ class Calibration:
                 tuple(map(str, facts["labels"])),
                 float(facts["temperature"]),
                 None if prior is None else tuple(map(float, prior)),
-                facts["settings"],
+                dict(facts["settings"]),
+                facts["model"],
             )
         except OSError as error:
             raise PamKitError(f"{path}: cannot be read: {error.strerror or error}") from error
         except (ValueError, KeyError, TypeError) as error:
-            raise PamKitError(f"{path} is no calibration; pam-kit evaluate-labels writes them ({error})") from error
+            raise PamKitError(
+                f"{path} is no calibration with all that it has to hold ({error}); fit one with pam-kit evaluate-labels"
+            ) from error
         if not found.temperature > 0 or (found.prior is not None and len(found.prior) != len(found.labels)):
             raise PamKitError(f"{path}: a temperature above 0 and one prior a label are needed")
         return found
@@ -102,7 +108,7 @@ class ClosedSet:
         question: the words of the question; None is that of the task ``recognize``.
         per_token: rank by the mean log-probability of a label's tokens instead of the sum.
         prior: what is divided out; ``regions`` needs a calibration.
-        calibration: fitted for these labels and settings.
+        calibration: fitted for these labels, words and settings, and for the model that they are put to.
 
     Raises:
         PamKitError: the labels are fewer than two or alike, or the calibration is of others.
@@ -136,8 +142,10 @@ class ClosedSet:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What a calibration has to agree with."""
-        return {"question": self.question, "per_token": self.per_token, "prior": self.prior}
+        """What a calibration has to agree with; ``words`` is the SHA-256 of all that may be said for each label."""
+        said = json.dumps([label.texts for label in self.labels], ensure_ascii=False)
+        words = hashlib.sha256(said.encode("utf-8", "surrogatepass")).hexdigest()
+        return {"question": self.question, "per_token": self.per_token, "prior": self.prior, "words": words}
 
     def log_probabilities(self, decoder: Decoder, prefix: Tensor | None) -> Tensor:
         """Log-probability (R, K) of each label for the regions of ``prefix`` (R, L, D); None is no region, R = 1."""
@@ -169,7 +177,7 @@ class ClosedSet:
 
     @torch.inference_mode()
     def rank(self, decoder: Decoder, prefix: Tensor, top_k: int = 5) -> list[list[RankedLabel]]:
-        """The ``top_k`` best labels of each region, the best first."""
+        """The ``top_k`` best labels of each region, the best first. ``check_model`` says whose decoder it may be."""
         if top_k < 1:
             raise PamKitError(f"top_k is {top_k}; ask for at least one label")
         self.check_usable()
@@ -189,6 +197,23 @@ class ClosedSet:
         if self.prior == "regions" and self.calibration is None:
             raise PamKitError("prior=regions is known from held-out regions only: give the calibration that holds it")
 
+    def check_model(self, predictor: RegionPredictor) -> None:
+        """PamKitError where the calibration was fitted for another model, or where that cannot be told."""
+        if self.calibration is None:
+            return
+        fitted, now = self.calibration.model, predictor.sha256
+        if fitted is None or now is None:
+            which = "this model" if now is None else "the model that the calibration was fitted for"
+            raise PamKitError(
+                f"{which} was not loaded from a run, so nobody can tell whether calibration and model belong together; "
+                "save the model, load it with RegionPredictor.from_run and fit a calibration for it"
+            )
+        if fitted != now:
+            raise PamKitError(
+                f"the calibration was fitted for another model: for that with the SHA-256 {fitted}, here it is {now}; "
+                "fit one for this model with pam-kit evaluate-labels"
+            )
+
     def _of_labels(self, values: Tensor) -> Tensor:
         """Of texts (R, T) -> of labels (R, K)."""
         place = {text: index for index, text in enumerate(self.texts)}
@@ -205,9 +230,18 @@ class ClosedSet:
             return
         if list(self.calibration.labels) != self.names:
             raise PamKitError("the calibration is of other labels; fit one for this list with pam-kit evaluate-labels")
-        if self.calibration.settings != self.settings:
+        fitted, now = self.calibration.settings or {}, self.settings
+        if fitted.get("words", now["words"]) != now["words"]:
             raise PamKitError(
-                f"the calibration was fitted with {self.calibration.settings}, here it is {self.settings}; use the same"
+                "the calibration was fitted with other words for the same labels, such as with synonyms or without; "
+                "give the words of then, or fit one for these with pam-kit evaluate-labels"
+            )
+        if differing := [
+            f"{name} {fitted.get(name)!r}, here {now[name]!r}" for name in now if fitted.get(name) != now[name]
+        ]:
+            raise PamKitError(
+                f"the calibration was fitted with {'; '.join(differing)}; use the same, or fit one for these with "
+                "pam-kit evaluate-labels"
             )
         if self.prior == "regions" and self.calibration.prior is None:
             raise PamKitError("the calibration holds no prior of regions; fit one with prior=regions")
@@ -229,11 +263,15 @@ def recognise(
         labels: names, or a ``ClosedSet`` with a question, a prior or a calibration of its own.
         top_k: how many labels of each region.
 
+    Raises:
+        PamKitError: a prompt does not fit the picture, or the calibration was fitted for another model.
+
     Example:
         >>> recognise(predictor, "photo.jpg", [RegionPrompt(box=(10, 20, 110, 90))], ["cup", "bowl", "teapot"])[0][0]
         RankedLabel(name='cup', log_probability=-0.31, confidence=0.97)
     """
     chosen = labels if isinstance(labels, ClosedSet) else ClosedSet(labels)
+    chosen.check_model(predictor)
     if not prompts:
         return []
     _, prefix = read_regions(predictor, [image], [prompts])

@@ -109,6 +109,7 @@ class Everything:
     ):
         if labels is not None:
             labels.check_usable()
+            labels.check_model(predictor)
         self.predictor, self.settings, self.labels = predictor, settings or EverythingSettings(), labels
 
     def find(

@@ -1,12 +1,13 @@
 """Point at regions of pictures; get masks and texts."""
 
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from pam_kit.checkpoints import load_model
+from pam_kit.checkpoints import load_model, model_sha256
 from pam_kit.contracts import Precision, RegionPrompt
 from pam_kit.data.prepare import Geometry
 from pam_kit.errors import PamKitError, PromptError
@@ -28,6 +29,9 @@ class RegionPredictor:
         settings: how much is done at once, see SessionSettings.
         precision: what the decoder computes in from now on, see ``Decoder.lower_precision``; null leaves it as it is.
 
+    Attributes:
+        checkpoint: the run folder or hub name that holds the model; None where it was given as it is.
+
     Example:
         >>> predictor = RegionPredictor.from_run("runs/pam_tiny")
         >>> regions = predictor.predict("photo.jpg", [RegionPrompt(box=(10, 20, 110, 90))])
@@ -45,6 +49,7 @@ class RegionPredictor:
         self.model = model.eval().to(self.device)
         if precision is not None:
             model.decoder.lower_precision(precision)
+        self.checkpoint: str | Path | None = None
         self.geometry, self.settings = Geometry.of(model.backbone), settings or SessionSettings()
 
     @classmethod
@@ -56,7 +61,14 @@ class RegionPredictor:
         precision: Precision | None = None,
     ) -> "RegionPredictor":
         """Load the model of a run folder."""
-        return cls(load_model(folder)[0], device, settings, precision)
+        predictor = cls(load_model(folder)[0], device, settings, precision)
+        predictor.checkpoint = folder
+        return predictor
+
+    @cached_property
+    def sha256(self) -> str | None:
+        """SHA-256 of the files of the model, to tell it from others; None where no run holds it."""
+        return None if self.checkpoint is None else model_sha256(self.checkpoint)
 
     def open(self, *images: Picture) -> Session:
         """A session about one picture, or several, each of which is encoded now and never again."""
