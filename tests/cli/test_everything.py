@@ -39,7 +39,7 @@ def test_one_picture(call, photos, tmp_path):
 def test_a_folder_in_processes_and_in_parts(call, photos, tmp_path):
     (photos / "broken.jpg").write_text("no picture")
     code, printed, err = call("everything", photos, "--out", tmp_path / "a", *ANYTHING, "--task", "caption", "--draw")
-    assert code == 0 and "in 3 pictures, 1 pictures could not be read" in printed and "broken.jpg" in err
+    assert code == 0 and "in 3 pictures, 1 pictures failed" in printed and "broken.jpg" in err
     assert len(list((tmp_path / "a" / "pictures").iterdir())) == 3
     for shard in ("1/2", "2/2"):
         told = ("--out", tmp_path / "b", *ANYTHING, "--task", "caption", "--shard", shard)
@@ -49,6 +49,56 @@ def test_a_folder_in_processes_and_in_parts(call, photos, tmp_path):
     assert whole == parts
     names = [picture.name for picture in read_pictures(tmp_path / "b" / "part_1_of_2.jsonl")[0]]
     assert names == ["0000.png", "0002.png"]
+
+
+@pytest.mark.parametrize("source", ["whole", "."])
+def test_drawings_in_the_folder_are_no_pictures_of_it(call, photos, monkeypatch, source):
+    """Results lie in the folder itself, which is named in two ways."""
+    monkeypatch.chdir(photos)
+    for time in range(2):
+        told = (photos if source == "whole" else ".", *ANYTHING, "--masks-only", "--draw")
+        code, printed, _ = call("everything", *told)
+        assert code == 0 and "in 3 pictures:" in printed, time
+    content = json.loads((photos / "photos_everything" / "regions.json").read_text())
+    assert [image["file_name"] for image in content["images"]] == ["0000.png", "0001.png", "0002.png"]
+    assert len(list((photos / "photos_everything" / "pictures").iterdir())) == 3
+
+
+def test_processes_divide_the_pictures_that_the_call_saw(call, photos, tmp_path, monkeypatch):
+    """A picture that comes meanwhile moves no other into another part."""
+    from pam_kit.cli import everything, main
+
+    def one_by_one(calls, count):
+        for number in range(1, count + 1):
+            (photos / f"000{number - 1}_new.png").write_bytes((photos / "0000.png").read_bytes())
+            assert main([*calls, "--shard", f"{number}/{count}"]) == 0
+
+    monkeypatch.setattr(everything, "run_parts", one_by_one)
+    told = ("--out", tmp_path / "out", *ANYTHING, "--masks-only", "--processes", "2", "--draw", "--steps", "fixed")
+    code, printed, _ = call("everything", photos, *told)
+    assert code == 0 and "in 3 pictures:" in printed
+    parts = [read_pictures(tmp_path / "out" / f"part_{number}_of_2.jsonl")[0] for number in (1, 2)]
+    assert [[picture.name for picture in part] for part in parts] == [["0000.png", "0002.png"], ["0001.png"]]
+
+
+def test_a_finished_folder_is_drawn_by_a_later_call(call, photos, tmp_path):
+    told = ("everything", photos, "--out", tmp_path / "out", *ANYTHING, "--task", "caption")
+    assert call(*told)[0] == 0 and not (tmp_path / "out" / "pictures").exists()
+    assert call(*told, "--draw")[0] == 0 and len(list((tmp_path / "out" / "pictures").iterdir())) == 3
+
+
+def test_precision_and_steps_reach_the_decoder(call, photos, tmp_path, monkeypatch):
+    from pam_kit.inference.everything import Everything
+
+    made, find = [], Everything.find
+    monkeypatch.setattr(Everything, "find", lambda self, *rest: (made.append(self.predictor), find(self, *rest))[1])
+    told = ("everything", photos, "--out", tmp_path / "out", *ANYTHING, "--task", "caption", "--steps", "fixed")
+    assert call(*told, "--precision", "bfloat16")[0] == 0
+    assert {str(next(one.model.decoder.parameters()).dtype) for one in made} == {"torch.bfloat16"}
+    assert {one.settings.steps for one in made} == {"fixed"} and len(made) == 3
+    code, _, err = call(*told)
+    assert code == 2 and "its precision is bfloat16, now it would be None" in err
+    assert json.loads((tmp_path / "out" / "regions.json").read_text())["info"]["made_with"]["precision"] == "bfloat16"
 
 
 @pytest.mark.slow

@@ -327,7 +327,7 @@ def test_runs_that_are_no_good(run, folder, tmp_path):
         run("new", proposals=ProposalFile(path))
     alone = EverythingRun(folder, ["bad.jpg"], tmp_path / "bad", {})
     alone.find(lambda: pytest.fail("no model is needed"), Shard())
-    with pytest.raises(PamKitError, match="not one of 1 pictures could be read; the first: bad.jpg"):
+    with pytest.raises(PamKitError, match="not one of 1 pictures could be looked through; the first: bad.jpg"):
         alone.merge(None)
     part = tmp_path / "out" / "part_1_of_1.jsonl"
     part.write_text("[]\n" + part.read_text())

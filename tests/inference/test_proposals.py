@@ -70,7 +70,7 @@ def test_coco_annotations_become_boxes_masks_and_points(tmp_path):
     ("name", "content"),
     [
         ("a.json", [{"image_id": 12, "bbox": [1, 2, 3, 4], "score": 0.5, "category_id": 1}]),
-        ("b.json", [{"image": "x/0012.png", "box": [1, 2, 4, 6], "score": 0.5}]),
+        ("b.json", [{"image": "x/y/0012.png", "box": [1, 2, 4, 6], "score": 0.5}]),
         ("c.jsonl", [{"file_name": "0012.png", "bbox": [1, 2, 3, 4], "score": 0.5}]),
         ("d.jsonl", [{"image": "0012.png", "boxes": [[1, 2, 4, 6]], "scores": [0.5]}]),
         ("e.json", {"boxes": [[1, 2, 4, 6]], "scores": [0.5]}),
@@ -120,3 +120,46 @@ def test_proposals_that_are_no_good(tmp_path, content, message):
 def test_there_is_no_such_file(tmp_path):
     with pytest.raises(PamKitError, match="cannot be read"):
         ProposalFile(tmp_path / "no.json")
+
+
+def test_names_mean_pictures_by_the_ends_of_their_paths(tmp_path):
+    """``val/0001.jpg`` is not about ``train/0001.jpg``; a folder may begin anywhere in the file's paths, or above."""
+    told = ["val/0001.jpg", "0002.jpg", "coco/val/0003.jpg", "val/0004.jpg", "0004.jpg", 17]
+    file = ProposalFile(written(tmp_path, [{"image": name, "box": [1, 2, 4, 6]} for name in told]))
+    pictures = [
+        "train/0001.jpg",
+        "val/0001.jpg",
+        "x/0002.jpg",
+        "val/0003.jpg",
+        "val/0004.jpg",
+        "0004.jpg",
+        "y/0017.jpg",
+    ]
+    assert file.called(pictures, tmp_path) == {
+        "val/0001.jpg": "val/0001.jpg",
+        "x/0002.jpg": "0002.jpg",
+        "val/0003.jpg": "coco/val/0003.jpg",
+        "val/0004.jpg": "val/0004.jpg",
+        "0004.jpg": "0004.jpg",
+        "y/0017.jpg": 17,
+    }
+    assert file.called(["train/0001.jpg"], tmp_path) == {}
+    with pytest.raises(PamKitError, match="proposes nothing for train/0001.jpg: .* one of their paths is the end"):
+        file.of("train/0001.jpg", WIDTH, HEIGHT)
+
+
+def test_a_folder_says_which_of_two_names_is_meant(tmp_path):
+    file = ProposalFile(written(tmp_path, [{"image": f"{at}/1.jpg", "box": [1, 2, 4, 6]} for at in ("train", "val")]))
+    assert file.called(["1.jpg"], tmp_path / "coco" / "val") == {"1.jpg": "val/1.jpg"}
+    assert file.of("1.jpg", WIDTH, HEIGHT, called="val/1.jpg")[0]
+    with pytest.raises(PamKitError, match=r"is about train/1.jpg and val/1.jpg, and 1.jpg may be either; give the"):
+        file.called(["1.jpg"], tmp_path)
+
+
+@pytest.mark.parametrize("name", ["0001.jpg", 1])
+def test_a_name_that_two_pictures_share_is_refused_unless_it_is_all_of_a_path(tmp_path, name):
+    file = ProposalFile(written(tmp_path, [{"image": name, "box": [1, 2, 4, 6]}]))
+    with pytest.raises(PamKitError, match=r"says 0*1(.jpg)?, which may be train/0001.jpg or val/0001.jpg of .*write"):
+        file.called(["train/0001.jpg", "val/0001.jpg"], tmp_path)
+    if name != 1:
+        assert file.called(["0001.jpg", "val/0001.jpg"], tmp_path) == {"0001.jpg": "0001.jpg"}

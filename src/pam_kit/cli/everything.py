@@ -7,12 +7,14 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pam_kit.atomic_files import write_json
 from pam_kit.cli.arguments import add_verb, positive
 from pam_kit.cli.parts import add_parts, own_device, own_part, run_parts
 from pam_kit.cli.prompting import (
     PICTURE_FORMATS,
     add_checkpoint,
     add_questions,
+    add_speed,
     is_picture,
     settle_questions,
     tell_unused,
@@ -22,6 +24,8 @@ from pam_kit.errors import PamKitError
 if TYPE_CHECKING:
     from pam_kit.inference.everything import Everything, EverythingSettings
 
+# In the folder of results: the pictures that several processes divide among themselves.
+_NAMES = "names.json"
 _EXAMPLES = """\
   pam-kit everything photo.jpg --checkpoint RUN
   pam-kit everything photo.jpg --checkpoint RUN --proposals detections.json --labels coco --task caption --lang en,zh
@@ -41,11 +45,14 @@ def add_verbs(verbs) -> None:
     parser.add_argument("--out", metavar="DIR", help="folder of results (default <name>_everything)")
     parser.add_argument("--json", action="store_true", help="of a picture: print the COCO file")
     parser.add_argument("--draw", action="store_true", help="of a folder: also write each picture with its regions")
-    add_parts(parser.add_argument_group("folders"))
+    folders = parser.add_argument_group("folders")
+    add_parts(folders)
+    folders.add_argument("--listed", help=argparse.SUPPRESS)  # the pictures, as the call that started this one saw them
     _add_finding(parser.add_argument_group("finding"))
     add_questions(parser, "recognize,caption; with --labels caption")
     parser.add_argument("--masks-only", action="store_true", help="ask nothing")
     parser.add_argument("--labels", metavar="LIST", help="choose labels: coco, an annotation file, or a text file")
+    add_speed(parser)
 
 
 def _add_finding(group) -> None:
@@ -133,18 +140,25 @@ def _folder(options: argparse.Namespace, source: Path) -> None:
 
     settings, labels, shard = _settings(options), _labels(options), own_part(options)
     categories, out = _categories(options, labels), _out(options, source)
-    inside = (path.relative_to(source).as_posix() for path in source.rglob("*") if is_picture(str(path)))
-    names = sorted(name for name in inside if not (source / name).is_relative_to(out))
+    names = json.loads(Path(options.listed).read_text(encoding="utf-8")) if options.listed else _names(source, out)
     proposals = ProposalFile(options.proposals) if options.proposals else None
     made_with = _made_with(options, settings, labels)
-    run = EverythingRun(source, names, out, made_with, proposals, options.draw)
+    run = EverythingRun(source, names, out, made_with, proposals, options.draw, options.lang)
     if options.processes and options.processes > 1:
-        run_parts(_call(options, out), options.processes)
+        write_json(out / _NAMES, names)
+        run_parts([*_call(options, out), "--listed", str(out / _NAMES)], options.processes)
     else:
         load = partial(_finder, options, settings, labels, own_device(options, shard))
         for note in run.find(load, shard, tqdm):
             _say(note)
     _finish(run, categories)
+
+
+def _names(source: Path, out: Path) -> list[str]:
+    """The pictures of a folder, as they are called in it, but for those that were drawn into the folder of results."""
+    root, made = source.resolve(), out.resolve()
+    found = (path for path in root.rglob("*") if is_picture(str(path)) and not path.is_relative_to(made))
+    return sorted(path.relative_to(root).as_posix() for path in found)
 
 
 def _finish(run: Any, categories: dict[str, int] | None) -> None:
@@ -155,9 +169,9 @@ def _finish(run: Any, categories: dict[str, int] | None) -> None:
     path, pictures = merged
     broken = [picture for picture in pictures if picture.broken]
     for picture in broken:
-        _say(f"left out: {picture.broken}")
+        _say(f"left out, and tried again by the same call: {picture.broken}")
     count = sum(len(picture.regions) for picture in pictures)
-    lost = f", {len(broken)} pictures could not be read" if broken else ""
+    lost = f", {len(broken)} pictures failed" if broken else ""
     print(f"{count} regions in {len(pictures) - len(broken)} pictures{lost}: {path}")
 
 
@@ -165,7 +179,17 @@ def _call(options: argparse.Namespace, out: Path) -> list[str]:
     """The same call, for one of several processes."""
     call = ["everything", options.source, "--checkpoint", options.checkpoint, "--out", str(out)]
     names = ("proposals", "min_score", "points", "crop_layers", "min_iou", "min_stability", "overlap", "containment")
-    for name in (*names, "min_area", "max_regions", "batch", "labels", "max_new_tokens", "device"):
+    for name in (
+        *names,
+        "min_area",
+        "max_regions",
+        "batch",
+        "labels",
+        "max_new_tokens",
+        "device",
+        "precision",
+        "steps",
+    ):
         if (value := getattr(options, name)) is not None:
             call += [f"--{name.replace('_', '-')}", str(value)]
     call += ["--lang", ",".join(options.lang)]
@@ -220,6 +244,8 @@ def _made_with(options: argparse.Namespace, settings: "EverythingSettings", labe
     if options.proposals:
         digest = sha256(Path(options.proposals).read_bytes()).hexdigest()
         told["proposals"] = {"file": options.proposals, "sha256": digest}
+    if options.precision:
+        told["precision"] = options.precision
     if labels is not None:
         told["labels"] = {"list": options.labels, "names": labels.names}
     return told
@@ -232,8 +258,9 @@ def _finder(
     from pam_kit.inference.predictor import RegionPredictor
     from pam_kit.inference.session_settings import SessionSettings
 
-    bounds = SessionSettings(region_batch=options.batch or 32)
-    return Everything(RegionPredictor.from_run(options.checkpoint, device, bounds), settings, labels)
+    bounds = SessionSettings(region_batch=options.batch or 32, steps=options.steps)
+    predictor = RegionPredictor.from_run(options.checkpoint, device, bounds, options.precision)
+    return Everything(predictor, settings, labels)
 
 
 def _out(options: argparse.Namespace, source: Path) -> Path:

@@ -1,8 +1,8 @@
 """Regions of pictures as JSON lines, and all of them as one COCO file. Torch-free.
 
 Each region is a line; behind those of a picture stands a line of the picture itself, which says how many there are, so
-that a picture without regions is told of too, and one whose lines were cut off is known. A picture that could not be
-read is one line that says why.
+that a picture without regions is told of too, and one whose lines were cut off is known. A picture that failed
+is one line that says why.
 """
 
 import json
@@ -20,7 +20,7 @@ REGION = "region"
 
 @dataclass(frozen=True)
 class PictureLines:
-    """What is known of one picture: ``facts`` about it, among them ``broken`` where it could not be read."""
+    """What is known of one picture: ``facts`` about it, among them ``broken`` where it failed."""
 
     name: str
     facts: dict[str, Any]
@@ -28,7 +28,7 @@ class PictureLines:
 
     @property
     def broken(self) -> str | None:
-        """Why it could not be read."""
+        """Why it could not be read, or looked through."""
         return self.facts.get("broken")
 
     def lines(self) -> list[str]:

@@ -13,7 +13,7 @@ An object has ``bbox`` (x, y, width, height) or ``box`` (x1, y1, x2, y2); else `
 
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from typing import Any
 from pam_kit.contracts import NEGATIVE_POINT, POSITIVE_POINT, RegionPrompt
 from pam_kit.data.masks import MaskError, decode_segmentation
 from pam_kit.errors import PamKitError, PromptError
+from pam_kit.inference.proposal_names import Called, PictureNames
 from pam_kit.inference.proposals import Proposal
 
 _SHOWN = 5
@@ -54,18 +55,29 @@ class ProposalFile:
         self._of: dict[str | int | None, list[_Entry]] = {}
         for entry in entries:
             self._of.setdefault(entry.image, []).append(entry)
-        self._short = _short_names([name for name in {*self._of, *self._sizes} if isinstance(name, str)])
+        told: set[Called | None] = {*self._of, *self._sizes}
+        self._names = PictureNames(self.path.name, sorted((name for name in told if name is not None), key=str))
 
     @property
     def names(self) -> list[str]:
         """The pictures that it is about, as they are called there."""
         return sorted(str(name) for name in {*self._of, *self._sizes} if name is not None)
 
-    def knows(self, picture: str) -> bool:
-        """Whether it says anything about a picture, called by its path."""
-        return self._key(picture) is not None or None in self._of
+    @property
+    def nameless(self) -> bool:
+        """Whether some of it names no picture."""
+        return None in self._of
 
-    def of(self, picture: str, width: int, height: int, alone: bool = False) -> tuple[list[Proposal], list[str]]:
+    def called(self, pictures: Sequence[str], root: Path) -> Mapping[str, Called]:
+        """Picture -> what it is called here, of those pictures of the folder ``root`` that the file is about.
+
+        Raises PamKitError where a name means several pictures, or a picture may have several names; see PictureNames.
+        """
+        return self._names.of_all(pictures, root)
+
+    def of(
+        self, picture: str, width: int, height: int, alone: bool = False, called: Called | None = None
+    ) -> tuple[list[Proposal], list[str]]:
         """The proposals for a picture of this size, and notes on those that are of no use.
 
         A box or point that reaches over the picture's edge is cut at it. What lies outside is left out with a note.
@@ -73,11 +85,12 @@ class ProposalFile:
         Args:
             picture: its path, as far as it is known.
             alone: it is the only one, which proposals without a picture are about.
+            called: as in ``called``, where the picture is one of several; None: as the file calls its path.
 
         Raises:
             PamKitError: the file is about other pictures, about one of another size, or all it proposes lies outside.
         """
-        key = self._key(picture)
+        key = self._names.of(picture) if called is None else called
         entries = self._of.get(key, []) if key is not None else []
         if key is None and None in self._of and alone:
             entries = self._of[None]
@@ -141,21 +154,14 @@ class ProposalFile:
             if not boxes:
                 self._of.setdefault(image, [])
 
-    def _key(self, picture: str) -> str | int | None:
-        """What the file calls a picture: its path, the end of it, or the number that it is called by."""
-        path = Path(picture)
-        for name in (path.as_posix(), path.name):
-            if name in self._of or name in self._sizes:
-                return name
-        if path.name in self._short:
-            return self._short[path.name]
-        return int(path.stem) if path.stem.isdecimal() and int(path.stem) in self._of else None
-
     def _unknown(self, picture: str) -> str:
         names = self.names
         further = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
         about = ", ".join(names[:_SHOWN]) + further if names else "pictures without a name"
-        return f"{self.path.name} proposes nothing for {picture}: it is about {about}"
+        return (
+            f"{self.path.name} proposes nothing for {picture}: it is about {about}; a name means a picture where one "
+            "of their paths is the end of the other"
+        )
 
     def _proposal(self, entry: _Entry, width: int, height: int) -> Proposal:
         """PromptError where nothing of it lies in the picture."""
@@ -199,14 +205,6 @@ def _needed(facts: Any, key: str, place: str) -> Any:
     if not isinstance(facts, dict) or key not in facts:
         raise PamKitError(f"{place} has no {key!r}; expected COCO's instances")
     return facts[key]
-
-
-def _short_names(names: Sequence[str]) -> dict[str, str]:
-    """Last part of a path -> the path, where no other ends so."""
-    found: dict[str, list[str]] = {}
-    for name in names:
-        found.setdefault(Path(name).name, []).append(name)
-    return {short: own[0] for short, own in found.items() if len(own) == 1}
 
 
 def _prompt(facts: dict[str, Any], width: int, height: int) -> RegionPrompt:
