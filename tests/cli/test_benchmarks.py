@@ -205,6 +205,66 @@ def test_perfect_predictions_make_a_perfect_table(data, tmp_path, capsys):
         assert "<figure>" in (tmp_path / f"{name}_scores" / "report.html").read_text()
 
 
+def rescored(path: Path, data: Path, out: Path, *options: str) -> dict:
+    """The facts of ``scores.json`` after a file of predictions was scored on the benchmark that it is of."""
+    name = path.parent.name.split("-")[0]
+    call = ["--predictions", str(path), "--benchmark", name, "--data", str(data), "--out", str(out), *options]
+    assert main(["evaluate", *call]) == 0
+    (facts,) = json.loads((out / "scores.json").read_text()).values()
+    return facts
+
+
+def test_our_own_predictions_score_again_as_they_did(score, predicted, data, tmp_path):
+    assert score("lvis", *FEW, out=predicted)[0] == 0
+    ours = json.loads((predicted / "scores.json").read_text())[KINDS["lvis"]]
+    file = predicted / KINDS["lvis"] / "predictions.jsonl"
+    again = rescored(file, data, tmp_path / "again", *FEW)
+    assert again["scores"] == ours["scores"] and again["notes"] == ours["notes"] and again["regions"] == 3
+    # The mask that was predicted is on the page again.
+    assert all("predicted" in one.meta for one in read_records(tmp_path / "again" / "predictions" / file.name))
+    # Of fewer regions the file says too much, of more too little: both are told.
+    fewer = rescored(file, data, tmp_path / "fewer", "--limit", "2")
+    assert fewer["regions"] == 2 and "1 predictions in predictions.jsonl are of regions that are not" in str(fewer)
+    assert "only 2 of 9 regions: not a number to compare" in fewer["notes"]
+    whole = rescored(file, data, tmp_path / "whole")
+    assert whole["regions"] == 9 and "6 of 9 regions of the benchmark are not in predictions.jsonl" in str(whole)
+
+
+def test_a_limit_takes_whole_streams_of_predictions_too(data, tmp_path):
+    records = find_benchmark("activitynet_stream").records(data / "activitynet_stream")
+    path = tmp_path / "activitynet_stream-theirs" / "theirs.jsonl"
+    path.parent.mkdir()
+    path.write_text("\n".join(json.dumps({"id": one.id, "prediction": one.references[0]}) for one in records))
+    facts = rescored(path, data, tmp_path / "out", "--limit", "1", "--protocol", "osprey")
+    assert facts["regions"] == 3 and facts["scores"]["osprey"]["semantic_iou"] == 1
+
+
+def test_what_a_run_left_out_and_could_not_read_is_told_of_its_predictions_too(score, data, tmp_path):
+    copy = tmp_path / "data"
+    for name in ("coco_text", "lvis"):
+        shutil.copytree(data / name, copy / name)
+        sorted((copy / name).rglob("*.jpg"))[0].write_bytes(b"no picture")
+    assert score("coco_text,lvis", "--data", str(copy), out=tmp_path / "out")[0] == 0
+    for run, ours in json.loads((tmp_path / "out" / "scores.json").read_text()).items():
+        again = rescored(tmp_path / "out" / run / "predictions.jsonl", copy, tmp_path / run)
+        assert ours["left_out"] + ours["broken"] > 0
+        for what in ("left_out", "broken", "regions", "scores"):
+            assert again[what] == ours[what]
+
+
+def test_a_run_is_scored_by_the_protocol_that_is_named(score, predicted):
+    code, output, _ = score("lvis", *FEW, "--protocol", "videorefer,ocr", out=predicted)
+    assert code == 0 and "| small | here, videorefer |" in output and "here, osprey" not in output
+    (facts,) = json.loads((predicted / "scores.json").read_text()).values()
+    assert list(facts["scores"]) == ["videorefer", "ocr"]
+
+
+def test_a_protocol_that_there_is_not_is_refused_before_a_model_is_loaded(score, tmp_path, monkeypatch):
+    monkeypatch.setattr("pam_kit.checkpoints.load_model", None)
+    code, _, err = score("lvis", "--protocol", "ospry", out=tmp_path)
+    assert code == 2 and "no protocol 'ospry'; did you mean 'osprey'?" in err and not list(tmp_path.iterdir())
+
+
 def test_predictions_of_somebody_else_in_the_short_form(tmp_path, capsys):
     path = tmp_path / "theirs.jsonl"
     pairs = [("Stop", "STOP"), ("open", "opem"), ("Café", " café"), ("", "exit")]
@@ -300,6 +360,14 @@ BENCHMARK = ["--benchmark", "lvis", "--data", "DATA", "--out", "OUT"]
         (["--predictions", "OUT/a.jsonl", "--protocol", "ocr"], "no file"),
         (["--predictions", "OUT/b.jsonl"], "does not say what it is of: give --protocol, or --benchmark"),
         (["--predictions", "OUT/b.jsonl", "--protocol", "spice"], "no protocol 'spice'"),
+        (
+            ["--predictions", "OUT/b.jsonl", "--protocol", "ocr", "--limit", "1", "--languages", "en"],
+            "--languages, --limit: these are for the regions of a benchmark: give --predictions FILE with --benchmark",
+        ),
+        (["--predictions", "OUT/b.jsonl", "--protocol", "ocr", "--data", "DATA"], "--data: this is for the regions"),
+        (["--predictions", "OUT/b.jsonl", *BENCHMARK, "--languages", "zh"], "lvis has no region in zh"),
+        (["--predictions", "OUT/b.jsonl", *BENCHMARK, "--no-score"], "--no-score: this is for a model that is asked"),
+        (["pam_tiny", "--checkpoint", "RUN", "--limit", "3"], "--limit: this is for benchmarks and predictions, not"),
         (["RUN", *BENCHMARK, "--processes", "2", "--shard", "1/2"], "--shard is one process"),
     ],
 )

@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,10 @@ if TYPE_CHECKING:
 # As in evaluation.benchmarks.contract and evaluation.predictions.settings, which load more than help needs.
 PROMPT_TYPES = ("box", "mask", "points")
 STREAM_BOXES = ("propagate", "gt_per_event")
+# What would be passed over without a word, by what it is for.
+_OF_MODELS = ("max_new_tokens", "stream_boxes", "pictures", "device", "processes", "shard", "no_score")
+_OF_REGIONS = ("data", "variant", "languages", "limit", "frames")
+_OF_BENCHMARKS = (*_OF_MODELS, *_OF_REGIONS, "protocol", "judge_url", "judge_model")
 _EXAMPLES = """\
 held-out sets of a recipe:
   pam-kit evaluate pam_tiny --checkpoint runs/pam_tiny
@@ -81,7 +86,7 @@ def _add_benchmark_options(group) -> None:
 
 def _add_scoring_options(group) -> None:
     group.add_argument("--predictions", metavar="FILE", help="score this file of JSON lines in the place of a model")
-    group.add_argument("--protocol", metavar="NAME,...", help="how --predictions are scored (default the benchmark's)")
+    group.add_argument("--protocol", metavar="NAME,...", help="by which protocols is scored (default the benchmark's)")
     group.add_argument("--judge-url", metavar="URL", help="OpenAI-compatible endpoint of the judge, up to /v1")
     group.add_argument("--judge-model", metavar="NAME", help="its model; the key is read from PAM_KIT_JUDGE_KEY")
 
@@ -100,6 +105,7 @@ def evaluate(options: argparse.Namespace) -> None:
             "RUN --benchmark NAME --data DIR for benchmarks, or --predictions FILE"
         )
     else:
+        _refuse(options, _OF_BENCHMARKS, "for benchmarks and predictions, not for the held-out sets of a recipe")
         recipe = chosen_schedule(options).stages[-1]
         folder = Path(options.out) if options.out else Path(options.checkpoint) / "evaluation" / recipe.name
         evaluate_recipe(recipe, options.checkpoint, folder)
@@ -122,7 +128,12 @@ def _benchmarks(options: argparse.Namespace) -> None:
     judge = _judge(options, out)
     shard = own_part(options)
     campaign = Campaign(
-        checkpoint, _names(options.benchmark), _choices(options, out), options.overrides, own_device(options, shard)
+        checkpoint,
+        _names(options.benchmark),
+        _choices(options, out),
+        options.overrides,
+        own_device(options, shard),
+        _names(options.protocol or ""),
     )
     if options.processes and options.processes > 1:
         run_parts(_call(options, checkpoint, out), options.processes)
@@ -147,6 +158,11 @@ def _foreign(options: argparse.Namespace) -> None:
         raise PamKitError("--predictions are scored as they are; leave the run out, or leave --predictions out")
     if options.benchmark and len(_names(options.benchmark)) > 1:
         raise PamKitError(f"--predictions are of one benchmark, not of {options.benchmark}; score them one by one")
+    _refuse(options, _OF_MODELS, "for a model that is asked, not for --predictions, which are there")
+    if not (options.benchmark and options.data):
+        _refuse(
+            options, _OF_REGIONS, "for the regions of a benchmark: give --predictions FILE with --benchmark and --data"
+        )
     from tqdm import tqdm
 
     from pam_kit.evaluation.campaign import ForeignChoices, score_foreign
@@ -156,6 +172,12 @@ def _foreign(options: argparse.Namespace) -> None:
     regions = _choices(options, out) if options.data else None
     chosen = ForeignChoices(tuple(_names(options.protocol or "")), options.benchmark or "", regions)
     _print(score_foreign(path, chosen, out, _judge(options, out), tqdm), out)
+
+
+def _refuse(options: argparse.Namespace, names: Sequence[str], why: str) -> None:
+    """Options that would change nothing are errors: what was meant by them would not be done."""
+    if given := [f"--{name.replace('_', '-')}" for name in names if getattr(options, name)]:
+        raise PamKitError(f"{', '.join(given)}: {'this is' if len(given) == 1 else 'these are'} {why}")
 
 
 def _choices(options: argparse.Namespace, out: Path) -> Any:

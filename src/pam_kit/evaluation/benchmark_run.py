@@ -52,6 +52,36 @@ class RunChoices:
     asked: PredictionSettings = PredictionSettings()
 
 
+class ChosenRegions:
+    """The regions of a benchmark that are asked about, or that predictions of somebody else are scored on.
+
+    Attributes:
+        root: the benchmark's folder.
+        read: all of its regions.
+        records: those that are chosen.
+        left_out: how many entries of the benchmark's files could not be used.
+
+    Raises:
+        PamKitError: the data are not there or not as expected, or no region is in the languages that are chosen.
+    """
+
+    def __init__(self, benchmark: Benchmark, choices: RunChoices):
+        self.choices = choices
+        self.root = benchmark_root(benchmark, choices)
+        self.read = benchmark.records(self.root, choices.prompt_type, choices.variant, choices.asked.num_frames)
+        self.records = _chosen(benchmark, self.read, choices)
+        self.left_out = len(self.read.broken)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was read, after what is not a number to compare."""
+        if len(self.records) == len(self.read):
+            return self.read.notes
+        those = f", those in {', '.join(self.choices.languages)}" if self.choices.languages else ""
+        told = f"only {len(self.records)} of {len(self.read)} regions{those}: not a number to compare"
+        return (told, *self.read.notes)
+
+
 class BenchmarkRun:
     """One benchmark under one kind of prompt.
 
@@ -67,9 +97,8 @@ class BenchmarkRun:
 
     def __init__(self, benchmark: Benchmark, choices: RunChoices, model: Mapping[str, Any]):
         self.benchmark, self.choices, self.model = benchmark, choices, model
-        self.root = benchmark_root(benchmark, choices)
-        self.read = self._read()
-        self.records = _chosen(benchmark, self.read, choices)
+        self.regions = ChosenRegions(benchmark, choices)
+        self.root, self.read, self.records = self.regions.root, self.regions.read, self.regions.records
         stream = [choices.asked.stream_boxes] * (benchmark.streamed and choices.asked.stream_boxes != "propagate")
         self.name = "-".join([benchmark.name, self.read.variant, choices.prompt_type, *stream])
         self.folder = choices.out / self.name
@@ -112,20 +141,18 @@ class BenchmarkRun:
     def result(self, scored: Scored, records: list[RegionRecord]) -> BenchmarkResult:
         """What is reported, written into the run's folder."""
         broken = sum(why_broken(record) is not None for record in records)
-        limited = self.choices.limit is not None and len(self.read) > len(records)
-        told = [f"only {len(records)} of {len(self.read)} regions: not a number to compare"] if limited else []
         result = BenchmarkResult(
             run=self.name,
             benchmark=self.benchmark.name,
             title=self.benchmark.title,
             regions=len(records),
             broken=broken,
-            left_out=len(self.read.broken),
+            left_out=self.regions.left_out,
             about=dict(self.model) | self._asked() | {"root": str(self.root)},
             scores=scored.corpus,
             unjudged=scored.unjudged,
             failed=scored.failed,
-            notes=tuple([*told, *self.read.notes, *scored.notes]),
+            notes=(*self.regions.notes, *scored.notes),
         )
         result.save(self.folder, scored.protocols)
         return result
@@ -135,10 +162,6 @@ class BenchmarkRun:
         """Whether this process is the one to score; of several that end together only one is."""
         with locked(self.folder / LOCK) or nullcontext() as lock:
             yield lock is not None
-
-    def _read(self) -> RegionRecords:
-        choices = self.choices
-        return self.benchmark.records(self.root, choices.prompt_type, choices.variant, choices.asked.num_frames)
 
     def _asked(self) -> dict[str, Any]:
         """All that the texts depend on besides the model."""

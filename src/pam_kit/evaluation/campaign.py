@@ -10,17 +10,18 @@ from pathlib import Path
 from typing import Any
 
 from pam_kit.errors import PamKitError
-from pam_kit.evaluation.benchmark_run import BenchmarkRun, RunChoices, as_scored, benchmark_root, save_predictions
+from pam_kit.evaluation.benchmark_run import BenchmarkRun, ChosenRegions, RunChoices, as_scored, save_predictions
 from pam_kit.evaluation.benchmarks.registry import BENCHMARKS, find_benchmark
 from pam_kit.evaluation.judging.asking import Judge
 from pam_kit.evaluation.predictions.foreign import read_foreign
+from pam_kit.evaluation.predictions.ledger import why_broken
 from pam_kit.evaluation.predictions.run import Progress
 from pam_kit.evaluation.provenance import describe_model
 from pam_kit.evaluation.records import RegionRecord
 from pam_kit.evaluation.reports.report import write_reports
 from pam_kit.evaluation.reports.results import BenchmarkResult
 from pam_kit.evaluation.reports.table import Table
-from pam_kit.evaluation.scoring import score_protocols
+from pam_kit.evaluation.scoring import check_protocols, score_protocols
 from pam_kit.inference.shard import Shard
 
 Say = Callable[[str], None]
@@ -35,9 +36,11 @@ class Campaign:
         choices: the same for all.
         overrides: changes to the recipe of the checkpoint.
         device: where to compute; the first accelerator by default.
+        protocols: by which all are scored, in the place of their own.
 
     Raises:
-        PamKitError: for an unknown benchmark, data that are missing, or predictions of another run in the way.
+        PamKitError: for an unknown benchmark or protocol, data that are missing, or predictions of another run in the
+            way.
     """
 
     def __init__(
@@ -47,9 +50,11 @@ class Campaign:
         choices: RunChoices,
         overrides: Sequence[str] = (),
         device: str | None = None,
+        protocols: Sequence[str] = (),
     ):
+        check_protocols(protocols)
         self.checkpoint, self.overrides, self.device = checkpoint, tuple(overrides), device
-        self.choices = choices
+        self.choices, self.protocols = choices, tuple(protocols)
         known = [find_benchmark(name) for name in dict.fromkeys(benchmarks)]
         model = describe_model(checkpoint, overrides)
         self.runs = [BenchmarkRun(benchmark, choices, model) for benchmark in known]
@@ -81,7 +86,7 @@ class Campaign:
                 if not mine:
                     say(f"{run.name}: another process is scoring")
                     continue
-                result = _scored(run, run.collect(shards), judge, progress)
+                result = self._scored(run, run.collect(shards), judge, progress)
             scored += 1
             problems += [
                 f"{run.name}: {protocol} could not be scored: {why}" for protocol, why in result.failed.items()
@@ -93,16 +98,18 @@ class Campaign:
             )
         return tables
 
+    def _scored(
+        self, run: BenchmarkRun, records: list[RegionRecord], judge: Judge | None, progress: Progress
+    ) -> BenchmarkResult:
+        protocols = self.protocols or run.benchmark.protocols
+        prepared = as_scored(run.benchmark, records)
+        return run.result(score_protocols(prepared, protocols, judge, run.root, progress), records)
+
     def _load(self) -> Any:
         from pam_kit.checkpoints import load_model
         from pam_kit.inference.predictor import RegionPredictor
 
         return RegionPredictor(load_model(self.checkpoint, self.overrides)[0], self.device)
-
-
-def _scored(run: BenchmarkRun, records: list[RegionRecord], judge: Judge | None, progress: Progress) -> BenchmarkResult:
-    prepared = as_scored(run.benchmark, records)
-    return run.result(score_protocols(prepared, run.benchmark.protocols, judge, run.root, progress), records)
 
 
 @dataclass(frozen=True)
@@ -112,7 +119,8 @@ class ForeignChoices:
     Args:
         protocols: by which; none: those of the benchmark.
         benchmark: which they are of; "": as their records say.
-        regions: of the benchmark where ids, references and pictures come from; None: the file has all.
+        regions: of the benchmark, where ids, references and pictures come from, chosen as for a model; None: the file
+            has all.
     """
 
     protocols: tuple[str, ...] = ()
@@ -129,29 +137,27 @@ def score_foreign(
         PamKitError: the file is of another form, nothing says by which protocol to score, or one gave no numbers.
     """
     benchmark = find_benchmark(choices.benchmark) if choices.benchmark else None
-    regions, root, told = None, None, []
-    if benchmark is not None and choices.regions is not None:
-        root = benchmark_root(benchmark, choices.regions)
-        read = benchmark.records(root, choices.regions.prompt_type, choices.regions.variant)
-        regions, told = list(read), list(read.notes)
-    records, notes = read_foreign(path, regions)
+    check_protocols(choices.protocols)
+    chosen = ChosenRegions(benchmark, choices.regions) if benchmark and choices.regions else None
+    records, notes = read_foreign(path, *((chosen.records, chosen.read) if chosen else ()))
     benchmark = benchmark or _benchmark_of(records, path)
     protocols = choices.protocols or (benchmark.protocols if benchmark else ())
     if not protocols:
         raise PamKitError(f"{path.name} does not say what it is of: give --protocol, or --benchmark")
     prepared = as_scored(benchmark, records) if benchmark else records
-    scored = score_protocols(prepared, protocols, judge, root, progress)
+    scored = score_protocols(prepared, protocols, judge, chosen.root if chosen else None, progress)
     result = BenchmarkResult(
         run=path.stem,
         benchmark=benchmark.name if benchmark else "",
         title=benchmark.title if benchmark else "",
         regions=len(records),
-        broken=0,
-        about={"model": path.stem, "predictions": str(path)} | ({"root": str(root)} if root else {}),
+        broken=sum(why_broken(record) is not None for record in records),
+        left_out=chosen.left_out if chosen else 0,
+        about={"model": path.stem, "predictions": str(path)} | (_about(chosen) if chosen else {}),
         scores=scored.corpus,
         unjudged=scored.unjudged,
         failed=scored.failed,
-        notes=tuple([*notes, *told, *scored.notes]),
+        notes=(*notes, *(chosen.notes if chosen else ()), *scored.notes),
     )
     folder = out / path.stem
     folder.mkdir(parents=True, exist_ok=True)
@@ -161,6 +167,15 @@ def score_foreign(
     if scored.failed:
         raise PamKitError("\n".join(f"{name} could not be scored: {why}" for name, why in scored.failed.items()))
     return tables
+
+
+def _about(chosen: ChosenRegions) -> dict[str, str]:
+    """What of the benchmark the predictions are scored on."""
+    return {
+        "variant": chosen.read.variant,
+        "prompt_type": chosen.choices.prompt_type,
+        "root": str(chosen.root),
+    }
 
 
 def _benchmark_of(records: Sequence[RegionRecord], path: Path):

@@ -8,9 +8,13 @@ from pam_kit.errors import PamKitError
 from pam_kit.evaluation.judging.asking import Judge
 from pam_kit.evaluation.judging.judge import PROTOCOLS as JUDGED
 from pam_kit.evaluation.judging.judge import judge
+from pam_kit.evaluation.metrics.protocols import PROTOCOLS as MEASURED
 from pam_kit.evaluation.predictions.run import Progress
 from pam_kit.evaluation.protocol_scores import ProtocolScores
 from pam_kit.evaluation.records import RegionRecord
+from pam_kit.registry import suggest
+
+PROTOCOLS = (*MEASURED, *JUDGED)
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,13 @@ class Scored:
             for note in dict.fromkeys(one.notes):
                 saying.setdefault(note, []).append(one.protocol)
         return [f"{', '.join(names)}: {note}" for note, names in saying.items()]
+
+
+def check_protocols(names: Sequence[str]) -> None:
+    """Raises PamKitError for a name that is none of ``PROTOCOLS``."""
+    for name in names:
+        if name not in PROTOCOLS:
+            raise PamKitError(f"no protocol {name!r}{suggest(name, PROTOCOLS, 'protocols')}")
 
 
 def score_protocols(

@@ -1,11 +1,13 @@
 """Predictions of somebody else: the forms that are read, and what is said of others."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
 from pam_kit.errors import PamKitError
 from pam_kit.evaluation.predictions.foreign import read_foreign
+from pam_kit.evaluation.predictions.ledger import broken
 from pam_kit.evaluation.records import RegionRecord
 
 
@@ -55,6 +57,33 @@ def test_the_benchmark_gives_references_order_and_number(written):
         PamKitError, match=r"theirs.jsonl:1: the benchmark has no region '9'; the first of its ids is '0'"
     ):
         read_foreign(written({"id": "9", "prediction": "nine"}), regions)
+
+
+def test_only_the_regions_that_are_chosen_count(written):
+    regions = [RegionRecord(str(n), "lvis", "What?", (f"ref {n}",), image="a.png") for n in range(4)]
+    path = written(*({"id": n, "prediction": f"said {n}"} for n in (3, 2, 0)))
+    records, notes = read_foreign(path, regions[:2], regions)
+    assert [(one.id, one.prediction) for one in records] == [("0", "said 0"), ("1", None)]
+    assert notes == [
+        "1 of 2 regions of the benchmark are not in theirs.jsonl; they count as empty texts",
+        "2 predictions in theirs.jsonl are of regions that are not chosen; they are left out",
+    ]
+    with pytest.raises(PamKitError, match="none of the 1 regions that are chosen"):
+        read_foreign(path, regions[1:2], regions)
+    with pytest.raises(PamKitError, match="the benchmark has no region '9'"):
+        read_foreign(written({"id": 9, "prediction": ""}), regions[:2], regions)
+
+
+def test_what_a_run_of_ours_saw_and_could_not_read_is_kept(written):
+    region = RegionRecord("0", "lvis", "What?", ("ref",), image="a.png", meta={"mark": 1})
+    seen = replace(region, prediction="said", meta={"mark": 2, "predicted": {"iou": 0.5}})
+    unread = broken(replace(region, id="1"), "no picture")
+    records, notes = read_foreign(written(seen.to_json(), unread.to_json()), [region, replace(region, id="1")])
+    assert [one.meta for one in records] == [
+        {"mark": 1, "predicted": {"iou": 0.5}},
+        {"mark": 1, "broken": "no picture"},
+    ]
+    assert [one.prediction for one in records] == ["said", None] and notes == ["1 predictions are empty texts"]
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from pam_kit.errors import PamKitError
+from pam_kit.evaluation.predictions.merging import with_prediction_of
 from pam_kit.evaluation.records import RegionRecord, numbered_lines
 
 FORMAT = (
@@ -15,19 +16,20 @@ _SHORT = {"id", "prediction", "references"}
 
 
 def read_foreign(
-    path: str | Path, regions: Sequence[RegionRecord] | None = None
+    path: str | Path, regions: Sequence[RegionRecord] | None = None, others: Sequence[RegionRecord] = ()
 ) -> tuple[list[RegionRecord], list[str]]:
     """The regions of a file of predictions, and notes on what is missing.
 
     Args:
         regions: those of the benchmark that the file is of; references, order and number are then theirs, and one of
             which the file says nothing counts as an empty text.
+        others: further regions of the benchmark; what the file says of them is left out.
 
     Raises:
         PamKitError: a line is of another form, an id comes twice, or is none of the benchmark's.
     """
     path = Path(path)
-    known = None if regions is None else {record.id: record for record in regions}
+    known = None if regions is None else {record.id: record for record in (*regions, *others)}
     found: dict[str, RegionRecord] = {}
     for source, line in numbered_lines(path, FORMAT):
         record = _record(line, source, known)
@@ -38,10 +40,18 @@ def read_foreign(
         raise PamKitError(f"{path} holds no prediction; expected {FORMAT}")
     if regions is None:
         return list(found.values()), _notes(found.values())
-    whole = [found.get(record.id, record) for record in regions]
-    missing = len(whole) - len(found)
-    lacking = f"{missing} of {len(whole)} regions of the benchmark are not in {path.name}; they count as empty texts"
-    return whole, ([lacking] if missing else []) + _notes(found.values())
+    there = [found[record.id] for record in regions if record.id in found]
+    if not there:
+        raise PamKitError(f"{path} has none of the {len(regions)} regions that are chosen; choose others, or all")
+    missing, unasked = len(regions) - len(there), len(found) - len(there)
+    notes = []
+    if missing:
+        notes.append(
+            f"{missing} of {len(regions)} regions of the benchmark are not in {path.name}; they count as empty texts"
+        )
+    if unasked:
+        notes.append(f"{unasked} predictions in {path.name} are of regions that are not chosen; they are left out")
+    return [found.get(record.id, record) for record in regions], notes + _notes(there)
 
 
 def _record(line: str, source: str, known: Mapping[str, RegionRecord] | None) -> RegionRecord:
@@ -56,7 +66,7 @@ def _record(line: str, source: str, known: Mapping[str, RegionRecord] | None) ->
         raise PamKitError(
             f"{source}: the benchmark has no region {record.id!r}; the first of its ids is {next(iter(known))!r}"
         )
-    return known[record.id].with_prediction(record.answer)
+    return with_prediction_of(known[record.id], record)
 
 
 def _object(line: str, source: str) -> dict:

@@ -28,7 +28,7 @@ def predicted(folder: Path, records: Sequence[RegionRecord]) -> dict[str, Region
 
 def merged(records: Sequence[RegionRecord], found: dict[str, RegionRecord]) -> list[RegionRecord]:
     """The benchmark's records with their predictions; references and facts are those of the benchmark now."""
-    return [_with_prediction(record, found[record.id]) for record in records]
+    return [with_prediction_of(record, found[record.id]) for record in records]
 
 
 def check_complete(units: Sequence[Unit], found: dict[str, RegionRecord], shards: int, folder: Path) -> None:
@@ -50,6 +50,7 @@ def check_complete(units: Sequence[Unit], found: dict[str, RegionRecord], shards
         )
 
 
-def _with_prediction(record: RegionRecord, said: RegionRecord) -> RegionRecord:
+def with_prediction_of(record: RegionRecord, said: RegionRecord) -> RegionRecord:
+    """The benchmark's record with the prediction of ``said``, and with what was seen or why there is none."""
     facts = {key: said.meta[key] for key in (SEEN, BROKEN) if key in said.meta}
     return replace(record, prediction=said.prediction, meta=record.meta | facts)
