@@ -360,10 +360,10 @@ class CausalLM(Decoder):
     def start_reading(self, count: int, steps: Steps = "growing") -> Reading:
         return CachedReading(self.lm, self._ready_format(), count, self.max_positions, steps)
 
-    def lower_precision(self, precision: Precision) -> None:
+    def lower_precision(self, precision: Precision, device: torch.device | None = None) -> None:
         if self.quantize:
             raise PamKitError(f"this decoder is quantised already (decoder.quantize={self.quantize})")
-        lower_precision(self.lm, precision)
+        lower_precision(self.lm, precision, device)
 
     def _examples(self, questions: Questions) -> list[TokenizedText]:
         form, regions = self._ready_format(), _regions(questions)

@@ -110,6 +110,15 @@ def selected(cache: Cache, rows: Tensor | Sequence[int]) -> Cache:
     return Cache(layers=[GrowingLayer(layer.keys[rows], layer.values[rows]) for layer in cache.layers])
 
 
+def roll_back(cache: Cache, length: int) -> None:
+    """Leave the first ``length`` positions, in place, of each layer by itself.
+
+    Where a model gave up half-way, out of memory for example, its last layers have not grown and have nothing to lose.
+    """
+    for layer in cache.layers:
+        layer.crop(min(length - layer.get_seq_length(), 0))
+
+
 def of_fixed_size(cache: Cache, rows: Sequence[int], capacity: int) -> Cache:
     """A copy with these rows of the batch in buffers of ``capacity`` positions, which a model sees as a whole."""
     layers = [StaticLayer(capacity) for _ in cache.layers]

@@ -79,32 +79,54 @@ def _says_something_else(record: logging.LogRecord) -> bool:
     return "inputs will be cast" not in record.getMessage()
 
 
-def lower_precision(model: PreTrainedModel, precision: Precision) -> None:
-    """Bring a language model to ``precision`` in place, on the device where it is; for inference alone.
+def lower_precision(model: PreTrainedModel, precision: Precision, device: torch.device | None = None) -> None:
+    """Bring a language model to ``precision`` in place, see ``Decoder.lower_precision``.
 
-    In 8 or 4 bits are the linear layers of its transformer, not the embeddings and the vocabulary projection.
+    In 8 or 4 bits are the linear layers of its transformer, not the embeddings, the vocabulary projection and adapters.
+    Layers are changed one after the other, so that no more than one of them is there twice.
 
     Raises:
         MissingPackageError: bitsandbytes is not installed.
         PamKitError: bitsandbytes cannot do that on this device.
     """
     if precision != "int8" and precision != "nf4":
-        model.to(getattr(torch, precision))
-        return
-    _silence_casts()
-    made = {name: _quantised_layer(part, precision) for name, part in _linear_layers(model).items()}
-    for name, layer in made.items():
-        model.set_submodule(name, layer)
-    keep_as_stored(model)
-    model.requires_grad_(False)
+        _cast(model, getattr(torch, precision))
+    else:
+        _silence_casts()
+        for name in _linear_layers(model):
+            layer = model.get_submodule(name)
+            model.set_submodule(name, _quantised_layer(layer, precision, device or layer.weight.device))
+            del layer
+        keep_as_stored(model)
+        model.requires_grad_(False)
+    if device is not None:
+        model.to(device)
 
 
-def _linear_layers(model: PreTrainedModel) -> dict[str, nn.Linear]:
+def _cast(model: PreTrainedModel, dtype: torch.dtype) -> None:
+    """As from_pretrained loads in ``dtype``: constants, which no checkpoint holds, keep theirs.
+
+    Rotary frequencies of two bytes would turn words by whole radians behind some hundred positions.
+    """
+    constants = [
+        (part, name, getattr(part, name)) for part in model.modules() for name in part._non_persistent_buffers_set
+    ]
+    model.to(dtype)
+    for part, name, value in constants:
+        setattr(part, name, value)
+
+
+def _linear_layers(model: PreTrainedModel) -> list[str]:
+    """The names of those that are to be quantised."""
     head = model.get_output_embeddings()
-    return {name: part for name, part in model.named_modules() if type(part) is nn.Linear and part is not head}
+    kept = set() if head is None else set(head.modules())
+    # Adapters stand in the layers that they change.
+    for part in model.modules():
+        kept |= {one for name in ("lora_A", "lora_B") if hasattr(part, name) for one in getattr(part, name).modules()}
+    return [name for name, part in model.named_modules() if type(part) is nn.Linear and part not in kept]
 
 
-def _quantised_layer(layer: nn.Linear, kind: Literal["int8", "nf4"]) -> nn.Module:
+def _quantised_layer(layer: nn.Linear, kind: Literal["int8", "nf4"], device: torch.device) -> nn.Module:
     bnb = _bitsandbytes()
     sizes = (layer.in_features, layer.out_features, layer.bias is not None)
     weight = layer.weight.data
@@ -115,10 +137,10 @@ def _quantised_layer(layer: nn.Linear, kind: Literal["int8", "nf4"]) -> nn.Modul
         made = bnb.nn.Linear4bit(*sizes, compute_dtype=weight.dtype, compress_statistics=True, quant_type="nf4")
         made.weight = bnb.nn.Params4bit(weight.cpu(), requires_grad=False, compress_statistics=True, quant_type="nf4")
     made.bias = layer.bias
-    made = made.to(weight.device)
+    made = made.to(device)  # which quantises there
     if made.weight.dtype not in (torch.int8, torch.uint8):
         raise PamKitError(
-            f"this version of bitsandbytes ({bnb.__version__}) keeps no {kind} weights on a {weight.device.type}: use "
+            f"this version of bitsandbytes ({bnb.__version__}) keeps no {kind} weights on a {device.type}: use "
             "a newer one, another device or another precision"
         )
     return made

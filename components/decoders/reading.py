@@ -17,14 +17,16 @@ from pam_kit.components.decoders.growing_cache import (
     concatenated,
     new_cache,
     of_fixed_size,
+    roll_back,
     selected,
     up_to_the_last_keys,
 )
 from pam_kit.components.decoders.sequence import check_length, most_positions
 from pam_kit.components.decoders.side_by_side import SideBySide
 from pam_kit.components.decoders.spoken import SpokenAnswer
+from pam_kit.components.decoders.tree_scoring import TreeScorer, scored
 from pam_kit.components.decoders.vocabulary_rows import few_rows, only_rows
-from pam_kit.contracts import Questions, Reading, Spoken, Steps
+from pam_kit.contracts import AnswerScores, Questions, Reading, Spoken, Steps
 from pam_kit.errors import CheckpointError, PamKitError
 
 # What stands for the next token of a question whose answer has ended.
@@ -115,7 +117,19 @@ class CachedReading(Reading):
         finally:
             if in_place:
                 self._lent = False
-                self._cache.crop(length - self._cache.get_seq_length())
+                roll_back(self._cache, length)
+
+    @torch.inference_mode()
+    def score(self, questions: Questions, answers: Sequence[str]) -> AnswerScores:
+        tails = self._tails(questions)
+        # Another answer may be under way behind the same keys and values.
+        cache = self._unanswered(range(self.count)) if self._lent else self._cache
+        scorer = TreeScorer(self.model, cache, self.count, self.max_positions)
+        about = questions.region_index.tolist()
+        found = scored(scorer, self.form, list(zip(questions.questions, about, tails, strict=True)), answers)
+        self.positions_computed += scorer.positions_computed
+        self.vocabulary_rows += scorer.vocabulary_rows
+        return found
 
     @torch.inference_mode()
     def of_rows(self, rows: Sequence[int]) -> "CachedReading":
@@ -176,9 +190,13 @@ class CachedReading(Reading):
         self._check(self.length + added)
         if added:
             places = torch.arange(self.length, self.length + added, device=embeddings.device)
-            with sharing_heads(self.model.config), up_to_the_last_keys(self._cache):
-                self.model.base_model(**self._inputs(self._cache, embeddings, places.expand(self.count, -1), None))
-            self.length += added
+            try:
+                with sharing_heads(self.model.config), up_to_the_last_keys(self._cache):
+                    self.model.base_model(**self._inputs(self._cache, embeddings, places.expand(self.count, -1), None))
+                self.length += added
+            finally:
+                # Nothing stays that was read half-way.
+                roll_back(self._cache, self.length)
 
     def _tails(self, questions: Questions) -> list[Tensor]:
         """The ids of each question that stand behind its region."""
@@ -264,8 +282,7 @@ class CachedReading(Reading):
     def _unanswered(self, rows: Sequence[int]) -> Cache:
         """Copies of what was read of these regions, also while an answer is under way behind it."""
         part = selected(self._cache, list(rows))
-        if answered := part.get_seq_length() - self.length:
-            part.crop(-answered)
+        roll_back(part, self.length)
         return part
 
     def _check(self, length: int, new_tokens: int = 0) -> None:

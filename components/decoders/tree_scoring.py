@@ -12,7 +12,7 @@ from pam_kit.components.decoders.answer_tree import AnswerTree, answer_words
 from pam_kit.components.decoders.chat import ChatFormat
 from pam_kit.components.decoders.conversation import around_region
 from pam_kit.components.decoders.grouped_attention import sharing_heads
-from pam_kit.components.decoders.growing_cache import cache_argument, new_cache, selected
+from pam_kit.components.decoders.growing_cache import cache_argument, new_cache, roll_back, selected
 from pam_kit.components.decoders.sequence import check_length
 from pam_kit.contracts import AnswerScores, Questions
 from pam_kit.errors import PamKitError
@@ -48,19 +48,42 @@ def score_answers(
     counts = torch.zeros(len(answers), dtype=torch.long, device=device)
     for numbers in together.values():
         regions = sorted({asked[number].region for number in numbers})
-        scorer = TreeScorer(model, _read(model, asked[numbers[0]], regions, prefix), max_positions)
-        by_question: dict[str, list[int]] = defaultdict(list)
-        for number in numbers:
-            by_question[asked[number].question].append(number)
-        for question, same in by_question.items():
-            first = asked[same[0]]
-            said = [answer_words(form, question, answer, first.region >= 0) for answer in answers]
-            rows = sorted({regions.index(asked[number].region) for number in same})
-            scores = scorer.score(rows, torch.tensor(first.behind), AnswerTree.of(said))
-            place = [rows.index(regions.index(asked[number].region)) for number in same]
-            found[same] = scores[place]
-            counts = torch.tensor([len(words) for words in said], device=device)
+        first = asked[numbers[0]]
+        scorer = TreeScorer.of(model, _read(model, first, regions, prefix), max_positions)
+        about = [
+            (one.question, regions.index(one.region), torch.tensor(one.behind))
+            for one in map(asked.__getitem__, numbers)
+        ]
+        scores = scored(scorer, form, about, answers, first.region >= 0)
+        found[numbers], counts = scores.log_probability, scores.num_tokens
     return AnswerScores(found, counts)
+
+
+def scored(
+    scorer: "TreeScorer",
+    form: ChatFormat,
+    asked: Sequence[tuple[str, int, Tensor]],
+    answers: Sequence[str],
+    about_region: bool = True,
+) -> AnswerScores:
+    """How likely each of K answers is to each of Q questions behind what a scorer has read; each question is read once.
+
+    Args:
+        asked: each question, which of the scorer's rows it is about, and its ids (T,) behind that.
+        about_region: whether the rows are regions, or nothing.
+    """
+    by_question: dict[str, list[int]] = defaultdict(list)
+    for number, (question, _, _) in enumerate(asked):
+        by_question[question].append(number)
+    parts = {}
+    for question, same in by_question.items():
+        said = [answer_words(form, question, answer, about_region) for answer in answers]
+        rows = sorted({asked[number][1] for number in same})
+        scores = scorer.score(rows, asked[same[0]][2], AnswerTree.of(said))
+        parts |= {number: scores[rows.index(asked[number][1])] for number in same}
+        counts = [len(words) for words in said]
+    values = torch.stack([parts[number] for number in range(len(asked))])
+    return AnswerScores(values, torch.tensor(counts, device=values.device))
 
 
 @dataclass(frozen=True)
@@ -91,9 +114,14 @@ def _read(model: PreTrainedModel, asked: _Asked, regions: list[int], prefix: Seq
 class TreeScorer:
     """How likely answers are behind regions that were read once, whatever is asked about them.
 
+    Attributes:
+        positions_computed: positions that have gone through the language model so far, of all rows.
+        vocabulary_rows: logits (V,) computed so far.
+
     Args:
         model: the language model, in eval mode.
-        regions: (R, L, D) the words ahead of the region and the region; None for questions about no region, R = 1.
+        cache: the keys and values of R regions and the words ahead of them; it is rolled back after each score.
+        count: R; 1 for questions about no region.
         max_positions: more positions are refused, since ``generate`` would cut them; null sets no such limit.
 
     Raises:
@@ -101,19 +129,25 @@ class TreeScorer:
             rolled back.
     """
 
-    def __init__(self, model: PreTrainedModel, regions: Tensor | None, max_positions: int | None = None):
+    def __init__(self, model: PreTrainedModel, cache: Cache, count: int, max_positions: int | None = None):
         self._cache_name = cache_argument(model, "score a tree of answers")
         if str(model.config._attn_implementation).startswith(("flash", "flex")):
             raise PamKitError(
                 f"attention {model.config._attn_implementation!r} takes no mask of its own for each word, which a tree "
                 "of answers needs; use sdpa or eager"
             )
-        self.model, self.max_positions = model, max_positions
-        self._cache, self._window = new_cache(model.config)
-        self.count = 1 if regions is None else len(regions)
+        self.model, self.count, self.max_positions = model, count, max_positions
+        self.positions_computed = self.vocabulary_rows = 0
+        self._cache, self._window = cache, new_cache(model.config)[1]
+
+    @classmethod
+    def of(cls, model: PreTrainedModel, regions: Tensor | None, max_positions: int | None = None) -> "TreeScorer":
+        """Read (R, L, D): the words ahead of each region and the region; None for questions about no region."""
+        made = cls(model, new_cache(model.config)[0], 1 if regions is None else len(regions), max_positions)
         if regions is not None:
             places = torch.arange(regions.shape[1], device=regions.device)
-            self._run(self._cache, regions, places, None, 1)
+            made._run(made._cache, regions, places, None, 1)
+        return made
 
     def score(self, rows: Sequence[int], question: Tensor, tree: AnswerTree) -> Tensor:
         """Log-probabilities (q, K) of the answers of a tree, behind one question (T,) about the regions ``rows``.
@@ -134,7 +168,7 @@ class TreeScorer:
         try:
             return tree.along(self._steps(cache, len(rows), question, tree))
         finally:
-            cache.crop(before - cache.get_seq_length())
+            roll_back(cache, before)
 
     def _steps(self, cache: Cache, rows: int, question: Tensor, tree: AnswerTree) -> Tensor:
         """Log-probabilities (rows, N) of the word of each node behind its parent; 0 at the root."""
@@ -154,12 +188,14 @@ class TreeScorer:
             mask[:, start:].masked_fill_(~tree.visible(nodes).to(device), torch.finfo(embeddings.dtype).min)
             logits = self._run(cache, embeddings, places, mask[None, None], len(nodes) - known)
             _follow(steps, tree, nodes[known:], logits)
-            cache.crop(start - cache.get_seq_length())
+            roll_back(cache, start)
         return steps
 
     def _run(self, cache: Cache, embeddings: Tensor, places: Tensor, mask: Tensor | None, keep: int) -> Tensor:
         """Logits (rows, keep, V) behind the last of ``embeddings`` (rows, n, D), which join the cache."""
         self._check(int(places.max()) + 1)
+        self.positions_computed += embeddings.shape[:2].numel()
+        self.vocabulary_rows += len(embeddings) * keep
         with sharing_heads(self.model.config):
             return self.model(
                 inputs_embeds=embeddings,

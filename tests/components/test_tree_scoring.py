@@ -165,7 +165,7 @@ def test_all_answers_of_one_word_and_then_the_end_are_a_distribution():
     """Over all first words the probabilities of going on with them are 1 in total."""
     made = decoder(template="plain")
     tree = AnswerTree.of([[word] for word in range(made.lm.config.vocab_size)])
-    scorer = tree_scoring.TreeScorer(made.lm, torch.stack(embeddings()))
+    scorer = tree_scoring.TreeScorer.of(made.lm, torch.stack(embeddings()))
     total = scorer.score([0, 2], torch.tensor([3, 4]), tree).logsumexp(-1)
     assert total.tolist() == pytest.approx([0, 0], abs=1e-4)
 

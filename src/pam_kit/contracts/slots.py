@@ -201,6 +201,10 @@ class Reading(ABC):
                     on_step(step.ids)
         return [ended[question] for question in range(len(questions))]
 
+    def score(self, questions: Questions, answers: Sequence[str]) -> AnswerScores:
+        """As ``Decoder.score_answers``, of at least one question, behind what was read; that stays as it was."""
+        raise PamKitError(f"{type(self).__name__} does not tell how likely a text is")
+
     @abstractmethod
     def of_rows(self, rows: Sequence[int]) -> "Reading":
         """A copy of what was read of some of the regions, in that order."""
@@ -284,8 +288,10 @@ class Decoder(nn.Module, ABC):
         """How many positions a question about a region takes beside the region's own. Only where ``room`` ends."""
         raise PamKitError(f"{type(self).__name__} has to say how long a question is, since its room ends")
 
-    def lower_precision(self, precision: Precision) -> None:
+    def lower_precision(self, precision: Precision, device: torch.device | None = None) -> None:
         """Compute in ``precision`` from now on, to answer faster or in less memory; nothing can be trained then.
+
+        ``device``: where the decoder moves meanwhile, so that it is never there in its old precision; None: it stays.
 
         Raises PamKitError where this decoder, its device or an installed package cannot.
         """

@@ -46,9 +46,10 @@ class RegionPredictor:
         precision: Precision | None = None,
     ):
         self.device = _usable(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        self.model = model.eval().to(self.device)
         if precision is not None:
-            model.decoder.lower_precision(precision)
+            # Ahead of the move: a device for which the decoder is too large need not hold it as it was.
+            model.decoder.lower_precision(precision, self.device)
+        self.model = model.eval().to(self.device)
         self.checkpoint: str | Path | None = None
         self.geometry, self.settings = Geometry.of(model.backbone), settings or SessionSettings()
 
