@@ -1,5 +1,7 @@
 """What a benchmark says of itself, and what it says where it is asked for what it does not have."""
 
+from pathlib import Path
+
 import pytest
 
 from pam_kit.errors import PamKitError
@@ -8,6 +10,10 @@ from pam_kit.evaluation.benchmarks.paper import paper_notes, paper_rows
 from pam_kit.evaluation.benchmarks.registry import BENCHMARKS, find_benchmark
 from pam_kit.evaluation.benchmarks.samples.__main__ import main
 from pam_kit.evaluation.benchmarks.samples.write import WRITERS
+from pam_kit.evaluation.reports.report import write_reports
+from pam_kit.evaluation.reports.results import BenchmarkResult
+from pam_kit.evaluation.reports.table import markdown
+from pam_kit.evaluation.scoring import PROTOCOLS
 from pam_kit.tasks import LANGUAGES, TASKS, question
 
 NAMES = list(BENCHMARKS)
@@ -95,10 +101,24 @@ def test_published_rows_stand_under_the_headlines(name):
     columns = {headline.column for headline in BENCHMARKS[name].headlines}
     assert all(set(row.values) <= columns and row.source for row in rows)
     if name == "activitynet_stream":
-        assert not rows and any("Table 4" in note for note in paper_notes())
+        assert not rows and ["Table 4" in note for note in paper_notes(name)] == [True]
     else:
         assert [row.model for row in rows[:2]] == ["PAM-1.5B", "PAM-3B"]
         assert all(set(row.values) == columns for row in rows[:2])
+
+
+def test_the_printed_table_says_which_published_rows_are_missing(tmp_path):
+    for name, told in (("activitynet_stream", "PAM's Table 4 could not be read"), ("mdvp", "only PAM's own")):
+        folder = tmp_path / name / "run"
+        folder.mkdir(parents=True)
+        BenchmarkResult("run", name, name, 1, 0, {"model": "m"}, {"osprey": {"semantic_iou": 1.0}}).save(folder, [])
+        assert told in markdown(write_reports(tmp_path / name))
+    assert paper_notes("lvis") == () and paper_notes()
+
+
+def test_the_guide_names_every_benchmark_and_protocol():
+    guide = (Path(__file__).parents[3] / "docs" / "evaluation.md").read_text(encoding="utf-8")
+    assert [name for name in (*NAMES, *PROTOCOLS) if f"`{name}`" not in guide] == []
 
 
 def test_published_averages_are_the_means_of_their_columns():

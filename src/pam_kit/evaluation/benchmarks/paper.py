@@ -1,7 +1,7 @@
 """What papers print of the benchmarks, to stand beside our own numbers. Torch-free.
 
-The numbers are in ``paper_rows.json``, each row with the table that it was read in; ``notes`` there says what could not
-be read.
+The numbers are in ``paper_rows.json``, each row with the table that it was read in; ``notes`` and ``notes_of`` say
+what could not be read.
 """
 
 import json
@@ -41,9 +41,12 @@ def paper_rows(benchmark: str) -> tuple[PaperRow, ...]:
     return tuple(found)
 
 
-def paper_notes() -> tuple[str, ...]:
-    """What holds for all published rows, and what of the tables could not be read."""
-    return tuple(_content()["notes"])
+def paper_notes(benchmark: str = "") -> tuple[str, ...]:
+    """What has to be known of the published rows of a benchmark, and which are missing; without one, of all rows."""
+    if not benchmark:
+        return tuple(_content()["notes"])
+    note = _content()["notes_of"].get(find_benchmark(benchmark).name)
+    return (note,) if note else ()
 
 
 @cache

@@ -32,7 +32,7 @@ def write_reports(out: Path, cases: int = 4) -> list[Table]:
     places = {name: place for place, name in enumerate(BENCHMARKS)}
     found.sort(key=lambda pair: places.get(pair[1].benchmark, len(places)))
     folders, results = [folder for folder, _ in found], [result for _, result in found]
-    tables = [result_table(result, _headlines(result), _published(result)) for result in results]
+    tables = [result_table(result, _headlines(result), _published(result), _told(result)) for result in results]
     _write(out / SCORES, json.dumps({one.run: _facts(one) for one in results}, indent=2, ensure_ascii=False) + "\n")
     told = paper_notes() if any(result.benchmark in BENCHMARKS for result in results) else ()
     _write(out / MARKDOWN, markdown(tables) + "\n" + _made_by(results) + "".join(f"- {note}\n" for note in told))
@@ -130,3 +130,8 @@ def _published(result: BenchmarkResult) -> list[Row]:
     if result.benchmark not in BENCHMARKS:
         return []
     return [Row(row.model, row.source, row.values, note=row.note) for row in paper_rows(result.benchmark)]
+
+
+def _told(result: BenchmarkResult) -> Sequence[str]:
+    """What has to be known of those rows, and why some are missing."""
+    return paper_notes(result.benchmark) if result.benchmark in BENCHMARKS else ()

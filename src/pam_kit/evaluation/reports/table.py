@@ -62,12 +62,15 @@ class Table:
         ]
 
 
-def result_table(result: BenchmarkResult, headlines: Sequence[Headline], published: Sequence[Row]) -> Table:
+def result_table(
+    result: BenchmarkResult, headlines: Sequence[Headline], published: Sequence[Row], told: Sequence[str] = ()
+) -> Table:
     """The table of a benchmark.
 
     Args:
         headlines: what the paper prints of it; none for predictions of something else.
         published: rows of the paper, in the columns of the headlines.
+        told: notes on those rows.
     """
     model = str(result.about.get("model", "predictions"))
     columns = [headline.column for headline in headlines]
@@ -86,8 +89,8 @@ def result_table(result: BenchmarkResult, headlines: Sequence[Headline], publish
         columns = list(dict.fromkeys(name for scores in result.scores.values() for name in scores))
         own, beside = [Row(model, f"here, {p}", dict(s), True) for p, s in result.scores.items()], {}
     title = f"{result.title} ({result.run}, {result.regions} regions)" if result.title else result.run
-    told = [f"{row.model}, {row.source}: {row.note}" for row in published if row.note]
-    return Table(title, tuple(columns), (*own, *published), beside, (*result.notes, *told), _warnings(result))
+    notes = (*result.notes, *told, *(f"{row.model}, {row.source}: {row.note}" for row in published if row.note))
+    return Table(title, tuple(columns), (*own, *published), beside, notes, _warnings(result))
 
 
 def markdown(tables: Iterable[Table]) -> str:
