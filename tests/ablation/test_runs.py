@@ -91,6 +91,24 @@ def test_tables_and_the_page(study, capsys, tmp_path):
     capsys.readouterr()
 
 
+def test_a_score_that_is_not_there_loses_nothing(study, tmp_path, capsys):
+    file, chains, out, _, _ = study
+    mistaken = file.with_name("mistaken.yaml")
+    mistaken.write_text(file.read_text().replace("score: label en", "score: lable en"))
+    again = tmp_path / "again"
+    shutil.copytree(out, again)
+    for scores in run_folder(again, chains.of("one")[0].last).glob("scores-*.json"):
+        scores.unlink()
+    arguments = ["ablate", str(mistaken), "--out", str(again), "--seeds", "0", "--only", "one"]
+    assert main(arguments) == 1
+    said = capsys.readouterr().out
+    problem = "scores.label: held_out / box has no 'lable en'; it has "
+    warned, table = said.index("WARNING: "), said.index("UNKNOWN SCORE: ")
+    assert said.count(problem) == 2 and warned < table and "mistaken.yaml:" in said and "label en, " in said
+    rows = json.loads((again / "mistaken" / "results.json").read_text())["rows"]
+    assert list(rows[0]["scores"]) == ["masks"] and not rows[0]["verdicts"]
+
+
 def test_what_is_finished_is_not_run_again(study, capsys):
     file, chains, out, _, _ = study
     before = {path: path.stat().st_mtime_ns for path in out.glob("runs/*/trained.json")}

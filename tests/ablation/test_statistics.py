@@ -46,17 +46,22 @@ def test_too_few_runs_are_no_test():
 
 def test_values_without_spread():
     assert paired([4.0, 5.0], [4.0, 5.0]).p == 1 and welch([4.0, 4.0], [4.0, 4.0]).p == 1
-    assert paired([5.0, 6.0], [4.0, 5.0]).p == 0 and welch([5.0, 5.0], [4.0, 4.0]).p == 0
+    for found in (paired([5.0, 6.0, 5.0], [4.0, 5.0, 4.0]), welch([5.0, 5.0], [4.0, 4.0])):
+        assert found.difference == 1 and found.p is None and not found.significant
+        assert found.answer == found.statement == "no spread over seeds, so no test"
 
 
 def test_the_answers():
-    assert [Comparison(d, p).answer for d, p in ((1.0, 0.01), (1.0, 0.2), (-1.0, 0.01), (0.0, 1.0), (1.0, None))] == [
-        "yes",
-        "not significant",
-        "no",
-        "no",
-        "too few runs for a test",
-    ]
+    answers = {
+        (1.0, 0.01): "yes",
+        (1.0, 0.2): "not significant",
+        (-1.0, 0.01): "no",
+        (-1.0, 0.41): "not significant",
+        (0.0, 1.0): "not significant",
+        (1.0, None): "too few runs for a test",
+        (-1.0, None): "too few runs for a test",
+    }
+    assert {given: Comparison(*given).answer for given in answers} == answers
 
 
 def test_the_words():

@@ -50,12 +50,12 @@ def micro_scores(order) -> dict[str, dict[str, float]]:
 
 def test_perfect_predictions_score_one():
     table = micro_scores(list)
-    floors = {"majority label", "majority colour", "moved prompt: stays"}
+    floors = {"majority label", "majority colour", "moved prompt: stays", "twins: its twin en", "twins: its twin zh"}
     floors |= {"one answer a picture: label", "one answer a picture: label and colour"}
     assert {name: row["mean"] for name, row in table.items() if name not in floors} == dict.fromkeys(
         table.keys() - floors, 1.0
     )
-    assert table["moved prompt: stays"]["mean"] == 0
+    assert table["moved prompt: stays"]["mean"] == table["twins: its twin en"]["mean"] == 0
     languages = {
         f"{name} {language}" for name in ("label", "caption exact", "explain exact") for language in ("en", "zh")
     }
@@ -69,7 +69,8 @@ def test_perfect_predictions_score_one():
         for language in ("en", "zh")
     }
     both = {f"caption label and colour {language}" for language in ("en", "zh")}
-    assert table.keys() == floors | languages | attributes | both | {"mask IoU", "moved prompt: follows"}
+    twins = {f"twins: itself {language}" for language in ("en", "zh")}
+    assert table.keys() == floors | languages | attributes | both | twins | {"mask IoU", "moved prompt: follows"}
 
 
 def test_the_right_answers_at_the_wrong_regions_score_less():
@@ -118,6 +119,36 @@ def test_a_moved_prompt_by_hand():
     table = scores.table()
     assert table["moved prompt: follows"]["mean"] == 3 / 4 and table["moved prompt: follows"]["n"] == 4
     assert table["moved prompt: stays"]["mean"] == 1 / 4 and table["moved prompt: stays"]["n"] == 4
+
+
+def test_who_knows_the_kind_alone_names_the_twin_as_often():
+    """In every picture the first object of a kind speaks for its twin too: all labels are right, half of both."""
+    dataset = MicroDataset(20, seed=5, image_size=64, split="lookalike")
+    scores = SplitScores(dataset.read_attribute)
+    for index in range(len(dataset)):
+        regions = dataset[index].regions
+        firsts: dict[str, Region] = {}
+        blind = [firsts.setdefault(region.attributes["label"], region) for region in regions]
+        scores.add_picture(regions, [prediction(region.texts, region.mask) for region in blind])
+    table = scores.table()
+    assert table["label en"]["mean"] == 1
+    for language in ("en", "zh"):
+        own, twin = (table[f"twins: {which} {language}"] for which in ("itself", "its twin"))
+        assert own["mean"] == twin["mean"] == 0.5 and own["n"] > 60
+    assert table["caption label and colour en"]["mean"] == 0.5
+    assert table["one answer a picture: label and colour"]["mean"] < 0.2, "what ignores the prompt is a lower bar"
+
+
+def test_an_object_without_a_twin_does_not_count():
+    scores = SplitScores(read_pairs)
+    truths = [Region(str(i), attributes={"label": "cup", "colour": "red"}) for i in range(2)]
+    truths.append(Region("2", attributes={"label": "cup"}))
+    scores.add_picture(truths, [prediction({"caption": {"en": "label=cup colour=red"}})] * 3)
+    assert not scores.table().keys() & {"twins: itself en", "twins: its twin en"}
+    truths.append(Region("3", attributes={"label": "cup", "colour": "blue"}))
+    scores.add_picture(truths, [prediction({"caption": {"en": "label=cup colour=red"}})] * 4)
+    table = scores.table()
+    assert (table["twins: itself en"]["mean"], table["twins: its twin en"]["mean"]) == (2 / 3, 1 / 3)
 
 
 def test_prompts_move_within_a_picture_only():

@@ -38,14 +38,16 @@ def carry_out(
     processes: int = 1,
     say: Callable[[str], None] = print,
     work: Callable[[Run, Path], None] = execute,
+    ended: Callable[[Run], None] = lambda run: None,
 ) -> list[Run]:
     """Run all that is not finished, each as soon as the run it starts from is; returns those that have failed.
 
     Args:
         runs: in an order in which none comes before its parent.
         work: what is done to a run in a process of its own.
+        ended: told of each run as it ends.
     """
-    crew = _Crew(runs, out, say, work)
+    crew = _Crew(runs, out, say, work, ended)
     with _stopped_by_sigterm():
         try:
             while crew.waiting or crew.working:
@@ -58,8 +60,8 @@ def carry_out(
 
 
 class _Crew:
-    def __init__(self, runs: Sequence[Run], out: Path, say, work):
-        self.runs, self.out, self.say, self.work = runs, out, say, work
+    def __init__(self, runs: Sequence[Run], out: Path, say, work, ended):
+        self.runs, self.out, self.say, self.work, self.ended = runs, out, say, work, ended
         self.waiting = [run for run in runs if not is_finished(run, out)]
         self.done = len(runs) - len(self.waiting)
         self.working: dict[Any, tuple[Any, Run, float]] = {}  # by the process's sentinel
@@ -104,6 +106,7 @@ class _Crew:
         error = failure_of(run, self.out)
         spent = _spoken(time.perf_counter() - started)
         self.say(f"{what}: finished in {spent}" if error is None else f"{what}: FAILED: {error}")
+        self.ended(run)
 
     def _seconds_left(self, processes: int) -> float | None:
         """From how long runs of the same recipe took; None where none is known."""

@@ -8,8 +8,7 @@ from pathlib import Path
 from pam_kit.ablation.chains import Chain, Chains, run_folder, study_folder
 from pam_kit.ablation.execution import failure_of, is_finished, scores_file
 from pam_kit.ablation.statistics import Comparison, deviation, mean, paired, welch
-from pam_kit.ablation.study import Score, Study
-from pam_kit.errors import PamKitError
+from pam_kit.ablation.study import Study
 
 TIMES = "step_times.json"
 BySeed = dict[str, dict[int, float]]  # score -> seed -> percent
@@ -59,15 +58,21 @@ class Row:
 
 @dataclass(frozen=True)
 class Results:
-    """A row a variant, in the study's order; ``how_timed`` says how the steps' times were taken."""
+    """A row a variant, in the study's order.
+
+    Args:
+        how_timed: how the steps' times were taken.
+        unknown: scores that the study names and the evaluation does not have; their cells stay empty.
+    """
 
     study: Study
     rows: tuple[Row, ...]
     how_timed: str
+    unknown: tuple[str, ...] = ()
 
 
 def collect(chains: Chains, out: Path) -> Results:
-    """What is there of a study's runs. Raises PamKitError for a score that the evaluation does not know."""
+    """What is there of a study's runs."""
     study = chains.study
     found = {
         variant.name: _scores(study, chains.of(variant.name), out)
@@ -77,7 +82,21 @@ def collect(chains: Chains, out: Path) -> Results:
     times = read_times(chains, out)
     rows = tuple(_row(chains, name, found, times, out) for name in found)
     how = f"median of {times['steps']} steps, all variants in turn, {times['device']}" if times else ""
-    return Results(study, rows, how)
+    return Results(study, rows, how, tuple(unknown_scores(study, chains.chains, out)))
+
+
+def unknown_scores(study: Study, chains: Sequence[Chain], out: Path) -> list[str]:
+    """Scores of the study that evaluations of finished chains do not have, each with its place and what there is."""
+    found: dict[str, None] = {}
+    for chain in chains:
+        table = _table(chain, out)
+        for score in study.scores if table is not None else ():
+            if score.row not in table:
+                found[f"{score.place}: scores.{score.name}: there is no {score.row!r}, only {', '.join(table)}"] = None
+            elif score.score not in table[score.row]:
+                has = ", ".join(table[score.row])
+                found[f"{score.place}: scores.{score.name}: {score.row} has no {score.score!r}; it has {has}"] = None
+    return list(found)
 
 
 def read_times(chains: Chains, out: Path) -> dict | None:
@@ -104,19 +123,19 @@ def _scores(study: Study, chains: Sequence[Chain], out: Path) -> BySeed:
     """Of the finished chains."""
     found: BySeed = {score.name: {} for score in study.scores}
     for chain in chains:
-        if is_finished(chain.last, out):
-            file = scores_file(run_folder(out, chain.last), chain.evaluate)
-            table = json.loads(file.read_text(encoding="utf-8"))["table"]
-            for score in study.scores:
-                found[score.name][chain.seed] = 100 * _looked_up(score, table)
+        table = _table(chain, out) or {}
+        for score in study.scores:
+            if value := table.get(score.row, {}).get(score.score):
+                found[score.name][chain.seed] = 100 * float(value["mean"])
     return found
 
 
-def _looked_up(score: Score, table: dict) -> float:
-    if score.row not in table or score.score not in table[score.row]:
-        has = ", ".join(table.get(score.row, ())) or "no such row; it has " + ", ".join(table)
-        raise PamKitError(f"{score.place}: scores.{score.name}: {score.row} has no score {score.score!r}: {has}")
-    return float(table[score.row][score.score]["mean"])
+def _table(chain: Chain, out: Path) -> dict | None:
+    """The evaluation of a finished chain: row -> score -> mean and count."""
+    if not is_finished(chain.last, out):
+        return None
+    file = scores_file(run_folder(out, chain.last), chain.evaluate)
+    return json.loads(file.read_text(encoding="utf-8"))["table"]
 
 
 def _row(chains: Chains, name: str, found: dict[str, BySeed], times: dict | None, out: Path) -> Row:

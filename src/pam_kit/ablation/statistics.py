@@ -7,7 +7,7 @@ from dataclasses import dataclass
 TESTS = ("paired", "welch")
 # Two-sided.
 LEVEL = 0.05
-_NO_TEST = "too few runs for a test"
+_TOO_FEW, _NO_SPREAD = "too few runs for a test", "no spread over seeds, so no test"
 
 
 @dataclass(frozen=True)
@@ -15,11 +15,13 @@ class Comparison:
     """A mean less that of a reference.
 
     Args:
-        p: two-sided probability of so large a difference by chance; None where there are too few runs for a test.
+        p: two-sided probability of so large a difference by chance; None where there is no test.
+        untested: why there is none.
     """
 
     difference: float
     p: float | None
+    untested: str = _TOO_FEW
 
     @property
     def significant(self) -> bool:
@@ -27,16 +29,16 @@ class Comparison:
 
     @property
     def answer(self) -> str:
-        """Whether the mean is the larger one: yes, no, or that chance alone may have made it so."""
-        if self.difference <= 0:
-            return "no"
-        return "yes" if self.significant else "not significant" if self.p is not None else _NO_TEST
+        """Whether the mean is the larger one: yes, no, or that chance alone may have made the difference."""
+        if self.p is None:
+            return self.untested
+        return "not significant" if not self.significant else "yes" if self.difference > 0 else "no"
 
     @property
     def statement(self) -> str:
         """In words, without the difference itself."""
         if self.p is None:
-            return _NO_TEST
+            return self.untested
         return self.chance if self.significant else f"not significant, {self.chance}"
 
     @property
@@ -82,7 +84,8 @@ def welch(values: Sequence[float], reference: Sequence[float]) -> Comparison:
 
 def _compared(difference: float, error: float, degrees: float) -> Comparison:
     if error == 0:
-        return Comparison(difference, 1.0 if difference == 0 else 0.0)
+        # Equal differences in a few runs are a matter of coarse scores, not of certainty.
+        return Comparison(difference, 1.0) if difference == 0 else Comparison(difference, None, _NO_SPREAD)
     return Comparison(difference, two_sided_p(difference / error, degrees))
 
 

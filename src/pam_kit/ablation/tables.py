@@ -104,6 +104,7 @@ def _complaints(results: Results) -> list[str]:
         ]
         if row.missing:
             lines.append(f"- {row.variant}: not yet run with seed {', '.join(map(str, row.missing))}")
+    lines += [f"- UNKNOWN SCORE: {problem}" for problem in results.unknown]
     return ["", *lines] if lines else []
 
 

@@ -8,7 +8,7 @@ from pam_kit.cli.arguments import add_verb, positive
 from pam_kit.errors import PamKitError
 
 if TYPE_CHECKING:
-    from pam_kit.ablation.chains import Chains
+    from pam_kit.ablation.chains import Chains, Run
 
 _DEFAULT_OUT = "runs/ablations"
 
@@ -35,7 +35,7 @@ def add_verbs(verbs) -> None:
 
 
 def ablate(options: argparse.Namespace) -> int:
-    """Run a study, or do with it what the options say; 1 where a run has failed."""
+    """Run a study, or do with it what the options say; 1 where a run has failed or a score is unknown."""
     from pam_kit.ablation.study_file import read_study
 
     out = Path(options.out)
@@ -56,15 +56,29 @@ def ablate(options: argparse.Namespace) -> int:
     failed = [] if options.table or options.times else _all_runs(chains, options.processes, out)
     if not options.table or options.times:
         _take_times(chains, out)
-    _write_tables(chains, out)
-    return 1 if failed else 0
+    unknown = _write_tables(chains, out)
+    return 1 if failed or unknown else 0
 
 
 def _all_runs(chains: "Chains", processes: int, out: Path) -> list:
     from pam_kit.ablation.processes import carry_out
+    from pam_kit.ablation.results import unknown_scores
 
     print(f"{chains.study.title}: {len(chains.runs)} runs, {processes} at once, in {out / 'runs'}", flush=True)
-    return carry_out(chains.runs, out, processes, lambda line: print(line, flush=True))
+
+    def say(line: str) -> None:
+        print(line, flush=True)
+
+    # A mistyped score costs no run: it is mended in the study, and the runs stay.
+    warned: set[str] = set()
+
+    def ended(run: "Run") -> None:
+        for problem in unknown_scores(chains.study, [chain for chain in chains.chains if chain.last is run], out):
+            if problem not in warned:
+                warned.add(problem)
+                say(f"WARNING: {problem}")
+
+    return carry_out(chains.runs, out, processes, say, ended=ended)
 
 
 def _one_run(chains: "Chains", index: int, out: Path) -> int:
@@ -90,7 +104,8 @@ def _take_times(chains: "Chains", out: Path) -> None:
     write_json(study_folder(out, chains.study) / TIMES, measure(timed, out) | {"runs": timed_runs(chains, out)})
 
 
-def _write_tables(chains: "Chains", out: Path) -> None:
+def _write_tables(chains: "Chains", out: Path) -> tuple[str, ...]:
+    """Scores of the study that there are none of."""
     from pam_kit.ablation.chains import study_folder
     from pam_kit.ablation.results import collect
     from pam_kit.ablation.tables import markdown, write_tables
@@ -98,6 +113,7 @@ def _write_tables(chains: "Chains", out: Path) -> None:
     results, folder = collect(chains, out), study_folder(out, chains.study)
     write_tables(results, folder)
     print("\n".join(["", *markdown(results), "", f"tables: {folder}"]))
+    return results.unknown
 
 
 def _show_plan(chains: "Chains", out: Path) -> int:

@@ -51,6 +51,7 @@ class SplitScores:
         for truth, predicted in zip(truths, predictions, strict=True):
             self._add_region(truth, predicted)
         self._add_pairs(truths, predictions)
+        self._add_twins(truths, predictions)
         self._add_guesses(truths)
 
     def table(self) -> dict[str, dict[str, float]]:
@@ -109,6 +110,22 @@ class SplitScores:
                 if i != j and first and second and first != second and said[j] is not None:
                     self.scores["moved prompt: follows"].add(said[j] == second)
                     self.scores["moved prompt: stays"].add(said[j] == first)
+
+    def _add_twins(self, truths: list[Region], predictions: list[RegionPrediction]) -> None:
+        """Of an object and another of its kind and another colour: does its caption name the one, or the other?
+
+        Who knows the kind and cannot tell the two apart names both equally often.
+        """
+        for truth, predicted in zip(truths, predictions, strict=True):
+            own = (truth.attributes.get("label"), truth.attributes.get("colour"))
+            looks = {(other.attributes.get("label"), other.attributes.get("colour")) for other in truths}
+            twins = {(label, colour) for label, colour in looks if label == own[0] and colour not in (own[1], None)}
+            if None in own or not twins or self.read_attribute is None:
+                continue
+            for language, answer in predicted.texts.get("caption", {}).items():
+                said = tuple(self.read_attribute(answer.text, name, language) for name in ("label", "colour"))
+                self.scores[f"twins: itself {language}"].add(said == own)
+                self.scores[f"twins: its twin {language}"].add(said in twins)
 
     def _add_guesses(self, truths: list[Region]) -> None:
         """What the best single answer for the whole picture would score: the ceiling of whoever ignores the prompt."""
