@@ -39,7 +39,7 @@ fit-video:
 	$(MAKE) fit RECIPE=pam_tiny_video
 
 test: $(VENV)/.test
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist loadfile
 
 lint: $(VENV)/.lint
 	$(BIN)/ruff check .

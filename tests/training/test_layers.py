@@ -1,6 +1,7 @@
 """Recomputed and compiled layers compute what plain ones do, under the same names."""
 
 from dataclasses import replace
+from functools import partialmethod
 
 import pytest
 import torch
@@ -60,8 +61,10 @@ def test_recomputed_layers_answer_as_before(tiny_model, sample_batch):
     assert model.answer(*ask)[1] == plain
 
 
-def test_compiled_layers_learn_the_same(tiny_model, sample_batch):
-    """On top of recomputing, with batches of two lengths."""
+@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
+def test_compiled_layers_learn_the_same(tiny_model, sample_batch, monkeypatch, backend):
+    """On top of recomputing, with batches of two lengths. What is traced is the same without a minute of C++."""
+    monkeypatch.setattr(torch.nn.Module, "compile", partialmethod(torch.nn.Module.compile, backend=backend))
     model = tiny_model("decoder.num_layers=1")
     freeze_all_but(model, EVERYTHING)
     short = sample_batch(regions=(1,), questions=1)
