@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 from PIL import Image
@@ -134,6 +135,25 @@ def test_a_variable_frame_rate_keeps_its_times(call, write_video, tmp_path):
     _, events, _ = call("stream", video, *BOX, "--every", "1s")
     captions = [(one["start"], one["end"]) for one in events if one["event"] == "caption"]
     assert captions == [(0.0, pytest.approx(1.6, abs=1e-3)), (pytest.approx(1.6, abs=1e-3), pytest.approx(2, abs=1e-3))]
+
+
+def test_a_video_of_two_joined_files_goes_on_in_time(call, video, tmp_path):
+    """The clock begins anew where the second file does; times, events and both directions go on."""
+    part, joined, out = tmp_path / "part.ts", tmp_path / "joined.ts", tmp_path / "out.mp4"
+    with av.open(str(video)) as source, av.open(str(part), "w") as target:
+        stream = target.add_stream_from_template(source.streams.video[0])
+        for packet in source.demux(video=0):
+            if packet.dts is not None and packet.dts < 1 / packet.time_base:  # the first 10 of 20 frames
+                packet.stream = stream
+                target.mux(packet)
+    joined.write_bytes(part.read_bytes() * 2)
+    times = pytest.approx([index / 10 for index in range(20)])
+    code, told, _ = call("predict", joined, *BOX, "--frame", "12", "--json", "--out", out)
+    assert code == 0 and [frame["time"] for frame in json.loads(told)["regions"][0]["frames"]] == times
+    with open_video(out) as annotated:
+        assert [frame.time for frame in annotated] == times
+    code, events, _ = call("stream", joined, *BOX, "--every", "500ms", "--each-frame")
+    assert code == 0 and [one["time"] for one in events if one["event"] == "frame"] == times
 
 
 @pytest.mark.parametrize("verb", ["predict", "stream", "describe-long"])

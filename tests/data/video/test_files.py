@@ -24,6 +24,9 @@ KINDS = {
     "matroska": {"name": "clip.mkv"},
     "transport": {"name": "clip.ts"},
     "avi": {"name": "clip.avi", "b_frames": 0, "clock": 10},
+    "avi_b_frames": {"name": "clip.avi", "clock": 10},
+    "flash": {"name": "clip.flv"},
+    "late_matroska": {"name": "clip.mkv", "ticks": [3330 + 100 * i for i in range(40)]},
     "raw_stream": {"name": "clip.h264"},
 }
 
@@ -44,7 +47,7 @@ def test_the_videos_are_as_hard_as_they_should_be(make_video):
     assert order(open_gop=True) != order(), "key frames that are stored before frames which are shown before them"
 
 
-@pytest.mark.parametrize("kind", sorted(set(KINDS) - {"raw_stream"}))
+@pytest.mark.parametrize("kind", sorted(set(KINDS) - {"raw_stream", "avi_b_frames"}))
 def test_every_frame_from_every_place(kind, make_video, plainly):
     path = make_video(**KINDS[kind])
     expected, video = plainly(path), open_video(path)
@@ -69,6 +72,44 @@ def test_a_stream_without_times_is_counted(make_video, plainly):
         assert np.array_equal(next(video.frames(start)).image, images[start])
 
 
+def test_an_avi_with_b_frames(make_video, plainly):
+    """Its packets say when they are stored, which is not the order in which they are shown."""
+    path = make_video(**KINDS["avi_b_frames"])
+    told = [seconds for _, seconds in plainly(path)]
+    assert told != sorted(told)
+    expected = [(image, index / 10) for index, (image, _) in enumerate(plainly(path))]
+    video = open_video(path)
+    assert video.num_frames == 40 and same(video, expected) and video.damage is None
+    for start in range(1, 40, 6):
+        assert same(video.frames(start, start + 2), expected[start : start + 2], start)
+
+
+@pytest.mark.parametrize("b_frames", [0, 2])
+@pytest.mark.parametrize(("suffix", "start"), [(".ts", 0.0), (".ts", 0.33), (".mkv", 1.13), (".mpg", 0.0)])
+def test_joined_files_go_on_in_time(suffix, start, b_frames, make_joined, plainly):
+    """The clock jumps back where the second file begins, whether or not it repeats times of the first one."""
+    path = make_joined(suffix, start, b_frames=b_frames)
+    expected = [(image, index / 10) for index, (image, _) in enumerate(plainly(path))]
+    video = open_video(path)
+    assert len(expected) == 32 == video.num_frames and video.damage is None
+    assert same(video, expected)
+    for begin in range(32):
+        assert same(video.frames(begin, begin + 2), expected[begin : begin + 2], begin)
+    assert same(list(video.reversed(20))[::-1], expected[:21])
+    reader = FrameReader(FileVideo(path))
+    for index in (20, 3, 14, 15, 31, 0):
+        assert same([reader.read(index)], expected[index : index + 1], index)
+
+
+def test_joined_files_may_also_leap_ahead(make_joined, plainly):
+    path = make_joined(".ts", 5.0)
+    expected, video = plainly(path), open_video(path)
+    assert expected[15][1] > 4.5 and same(video, expected)
+    assert video.key_frame(20) == 15, "it is sought in"
+    for begin in (3, 14, 15, 20):
+        assert same(video.frames(begin, begin + 2), expected[begin : begin + 2], begin)
+
+
 def test_times_are_those_of_the_file(make_video):
     video = open_video(make_video(ticks=UNEVEN))
     assert [frame.time for frame in video] == pytest.approx([tick / 1000 for tick in UNEVEN], abs=1e-4)
@@ -90,8 +131,8 @@ def test_backwards_keeps_few_frames(make_video, monkeypatch):
     video = open_video(make_video())
     make = video.frame_of
 
-    def counted(index, picture):
-        frame = make(index, picture)
+    def counted(shown):
+        frame = make(shown)
         kept.append(weakref.ref(frame))
         assert sum(ref() is not None for ref in kept) <= 9, "a chunk, and the frame in the consumer's hand"
         return frame

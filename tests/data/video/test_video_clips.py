@@ -61,7 +61,7 @@ def test_a_clip_begins_where_its_region_is_pointed_at(clips, images):
 
 def test_in_order_each_frame_is_decoded_once_and_few_are_kept(clips, images, monkeypatch):
     given, frame_of = [], FileVideo.frame_of
-    monkeypatch.setattr(FileVideo, "frame_of", lambda self, i, p: given.append(i) or frame_of(self, i, p))
+    monkeypatch.setattr(FileVideo, "frame_of", lambda self, shown: given.append(shown.index) or frame_of(self, shown))
     frames = clips({})[0].frames
     for _frame in frames:
         assert len(frames._kept) <= KEPT_FRAMES + 1

@@ -19,6 +19,7 @@ class Pass:
         tolerant: leave out packets that cannot be decoded, as of a live stream, instead of ending there.
 
     Attributes:
+        stored_times: packets say when they are stored, not when they are shown, and the two orders differ.
         damage: why the pictures ended early, None while they have not.
         sound_before: the time, in ticks, before which the damage leaves no gap, None where that is unknown. With
             B-frames, pictures are stored before others that are shown before them.
@@ -30,12 +31,18 @@ class Pass:
         self.container, self.stream, self._tolerant = container, _video_stream(container, name), tolerant
         self.damage: str | None = None
         self.sound_before: int | None = None
-        check_pixels(name, self.stream.codec_context.width or 1, self.stream.codec_context.height or 1)
+        codec = self.stream.codec_context
+        self.stored_times = container.format.name in ("avi", "asf") and bool(codec.has_b_frames)
+        check_pixels(name, codec.width or 1, codec.height or 1)
 
     @property
     def frame_rate(self) -> float | None:
         rate = self.stream.average_rate or self.stream.guessed_rate
         return float(rate) if rate else None
+
+    def ticks(self, picture: av.VideoFrame) -> int | None:
+        """When a picture is shown, None where nothing says so."""
+        return picture.dts if self.stored_times else picture.pts
 
     def pictures(self) -> Iterator[av.VideoFrame]:
         """All pictures from here on; those before any damage, then ``damage`` is set."""
@@ -101,15 +108,15 @@ class Pass:
 
     def _missing_end(self, seen: "_Seen") -> str | None:
         """What is said where the file's head promises at least two more frames and the data hold none."""
-        promised = _promised_seconds(self.container, self.stream)
+        promised = _promised_end(self.container, self.stream)
         if promised is None or seen.last is None or seen.count < 2:
             return None
         tick = float(self.stream.time_base)
-        shown = (seen.end - (self.stream.start_time or 0)) * tick
+        start, shown = (self.stream.start_time or 0) * tick, seen.end * tick
         usual = (seen.last - seen.first) * tick / (seen.count - 1)
         if promised - shown < 2 * usual:
             return None
-        return f"{promised:.2f} seconds were promised, {shown:.2f} are there"
+        return f"{promised - start:.2f} seconds were promised, {shown - start:.2f} are there"
 
 
 @dataclass
@@ -162,15 +169,18 @@ def _video_stream(container, name: str):
     return found[0]
 
 
-def _promised_seconds(container, stream) -> float | None:
-    """How long the video should be by the file's head, where that speaks of the video alone."""
+def _promised_end(container, stream) -> float | None:
+    """When the last picture should end by the file's head, in seconds, where that speaks of the video alone.
+
+    MP4 tells the time from the first picture on, others mostly the end itself.
+    """
     if container.format.name == "mpegts":  # computed from the packets, so it promises nothing
         return None
     if "DURATION" in stream.metadata:
         hours, minutes, seconds = stream.metadata["DURATION"].split(":")
         return int(hours) * 3600 + int(minutes) * 60 + float(seconds)
     if stream.duration:
-        return float(stream.duration * stream.time_base)
+        return float((stream.duration + (stream.start_time or 0)) * stream.time_base)
     if container.duration and len(container.streams) == 1:
         return float(Fraction(container.duration, av.time_base))
     return None

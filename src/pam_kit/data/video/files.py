@@ -1,8 +1,9 @@
 """Video files: opened with care, read from any frame exactly, also with B-frames and a variable frame rate."""
 
 import itertools
+import math
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from io import BytesIO
 from pathlib import Path
@@ -10,8 +11,9 @@ from pathlib import Path
 import av
 import numpy as np
 
+from pam_kit.data.video.clock import Clock
 from pam_kit.data.video.decoding import Pass, upright, upright_size
-from pam_kit.data.video.frames import PICTURE_RATE, Frame, StoredVideo, VideoError
+from pam_kit.data.video.frames import Frame, StoredVideo, VideoError
 from pam_kit.registry import suggest
 
 # Containers only: a playlist or a list of parts could name any other file of this machine.
@@ -22,11 +24,21 @@ _FORMATS = (
 FILE_OPTIONS = {"format_whitelist": _FORMATS, "protocol_whitelist": "file"}
 
 
+@dataclass(frozen=True, eq=False, slots=True)
+class Shown:
+    """A decoded picture before it is turned into RGB: its number, and when it is shown, in seconds."""
+
+    index: int
+    time: float
+    picture: av.VideoFrame
+
+
 class FileVideo(StoredVideo):
     """A video file. Each iteration has a decoder of its own; no file stays open between them.
 
     The end of a file that is damaged or cut off is missing: the frames before it are given, then ``damage`` says why.
-    Pixels that are not square stay as they are stored.
+    Pixels that are not square stay as they are stored. Where the clock jumps back, as where two files were joined, time
+    goes on a frame behind the last one; such a file is read from its start, whatever frame is asked for.
 
     Raises:
         VideoError: there is no such file, it is no video, holds no frame, cannot be decoded or is too large.
@@ -46,7 +58,7 @@ class FileVideo(StoredVideo):
                 raise VideoError(f"{self.name} holds no frame that can be decoded ({reading.damage or 'it is empty'})")
             self.width, self.height = upright_size(first)
             self.frame_rate = reading.frame_rate
-            self._first_pts, self._tick = first.pts, float(reading.stream.time_base)
+            self._first_ticks, self._tick = reading.ticks(first), float(reading.stream.time_base)
         finally:
             reading.close()
 
@@ -65,24 +77,25 @@ class FileVideo(StoredVideo):
             raise VideoError(f"{self.name} has no frame {start}; its frames are 0 to {self.num_frames - 1}")
         return self._frames(start, stop)
 
-    def pictures(self, start: int = 0) -> Iterator[tuple[int, av.VideoFrame]]:
-        """Number and picture of the frames from ``start`` on, before they are turned into RGB."""
+    def pictures(self, start: int = 0) -> Iterator[Shown]:
+        """The frames from ``start`` on, before they are turned into RGB."""
         reading = self._open()
         try:
-            pictures = self._sought(reading, start)
+            first, pictures = start, self._sought(reading, start)
             if pictures is None:  # the file does not lead to that frame: count the frames up to it
                 reading.close()
                 reading = self._open()
-                pictures = itertools.islice(reading.pictures(), start, None)
-            yield from self._counted(reading, pictures, start)
+                first, pictures = 0, reading.pictures()
+            for shown in self._counted(reading, pictures, first):
+                if shown.index >= start:
+                    yield shown
         finally:
             reading.close()
 
-    def frame_of(self, index: int, picture: av.VideoFrame) -> Frame:
+    def frame_of(self, shown: Shown) -> Frame:
         """What ``frames`` gives of the picture. Raises VideoError where it has another size than the first one."""
-        width, height = upright_size(picture)
-        self._check_size(width, height, index)
-        return Frame(upright(picture), self._time(index, picture), index)
+        self._check_size(*upright_size(shown.picture), shown.index)
+        return Frame(upright(shown.picture), shown.time, shown.index)
 
     def key_frame(self, index: int) -> int:
         """The last frame at or before ``index`` at which decoding can begin."""
@@ -94,19 +107,17 @@ class FileVideo(StoredVideo):
     def _frames(self, start: int, stop: int | None) -> Iterator[Frame]:
         if stop is not None and stop <= start:
             return
-        for index, picture in self.pictures(start):
-            yield self.frame_of(index, picture)
-            if index + 1 == stop:
+        for shown in self.pictures(start):
+            yield self.frame_of(shown)
+            if shown.index + 1 == stop:
                 return
 
-    def _counted(
-        self, reading: Pass, pictures: Iterator[av.VideoFrame], start: int
-    ) -> Iterator[tuple[int, av.VideoFrame]]:
-        index = start - 1
+    def _counted(self, reading: Pass, pictures: Iterator[av.VideoFrame], start: int) -> Iterator[Shown]:
+        index, clock = start - 1, Clock(self._first_ticks, self._tick, self.frame_rate)
         for index, picture in enumerate(pictures, start):
             if self.closed:
                 return
-            yield index, picture
+            yield Shown(index, clock.time(index, reading.ticks(picture)), picture)
         if reading.damage:
             self._set_damage(reading.damage, index)
 
@@ -124,16 +135,11 @@ class FileVideo(StoredVideo):
             return None
         return itertools.chain([first], pictures)
 
-    def _time(self, index: int, picture: av.VideoFrame) -> float:
-        if picture.pts is None or self._first_pts is None:
-            return index / (self.frame_rate or PICTURE_RATE)
-        return (picture.pts - self._first_pts) * self._tick
-
     @cached_property
     def _table(self) -> tuple[np.ndarray, np.ndarray] | None:
         """Presentation times of all frames in ascending order and the numbers of the key frames among them.
 
-        None where packets do not say their times, or several say the same.
+        None where packets do not say when they are shown, several say the same, or the clock jumps back.
         """
         reading = self._open()
         try:
@@ -178,20 +184,29 @@ class MemoryVideo(FileVideo):
         self._look(data, name)
         self._size = size
 
-    def frame_of(self, index: int, picture: av.VideoFrame) -> Frame:
-        frame = super().frame_of(index, picture)
+    def frame_of(self, shown: Shown) -> Frame:
+        frame = super().frame_of(shown)
         if self._size is None or self._size == (self.width, self.height):
             return frame
         return replace(frame, image=np.ascontiguousarray(frame.image[: self._size[1], : self._size[0]]))
 
 
 def _time_table(reading: Pass) -> tuple[np.ndarray, np.ndarray] | None:
-    times, keys = [], []
+    if reading.stored_times:
+        return None
+    times: list[int] = []
+    keys: list[int] = []
+    latest = decoded = -math.inf
     for packet in reading.packets():
         if packet.pts is None:
             return None
         if packet.is_discard:
             continue
+        # Frames before a key frame are shown before it, and decoded before whatever follows them: else the clock
+        # jumps back, and the order of times is not that of showing.
+        if packet.is_keyframe and packet.pts <= latest or packet.dts is not None and packet.dts < decoded:
+            return None
+        latest, decoded = max(latest, packet.pts), decoded if packet.dts is None else packet.dts
         times.append(packet.pts)
         if packet.is_keyframe:
             keys.append(packet.pts)

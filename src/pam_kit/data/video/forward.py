@@ -11,6 +11,7 @@ from typing import Any
 import av
 import numpy as np
 
+from pam_kit.data.video.clock import Clock
 from pam_kit.data.video.decoding import Pass, upright, upright_size
 from pam_kit.data.video.frames import PICTURE_RATE, Frame, VideoError, VideoSource, check_pixels
 
@@ -27,67 +28,70 @@ class ForwardVideo(VideoSource):
     """Frames of an opened container that is gone through once, such as of a camera or an address.
 
     Packets of a live source that cannot be decoded are left out. A connection that breaks, or is silent for 10
-    seconds, ends the frames and is told in ``damage``. Where the clock of a live source jumps back, as that of a camera
-    that begins anew, time goes on a frame behind the last one.
+    seconds, ends the frames and is told in ``damage``. Where the clock jumps back, as that of a camera that begins
+    anew, time goes on a frame behind the last one.
 
     Raises VideoError where no frame comes.
     """
 
     def __init__(self, container: "av.container.InputContainer", name: str, live: bool):
         self.name, self.live = name, live
-        self._iterating = threading.Lock()
-        self._reading = Pass(container, name, tolerant=live)
-        self._pictures = self._reading.pictures()
-        self._first: av.VideoFrame | None = next(self._pictures, None)
-        if self._first is None:
+        try:
+            self._look(container)
+        except VideoError:
             container.close()
-            raise VideoError(f"{name} gives no frame that can be decoded ({self._reading.damage or 'it is empty'})")
-        self.width, self.height = upright_size(self._first)
-        check_pixels(name, self.width, self.height)
-        self.frame_rate = self._reading.frame_rate
-        self._first_pts, self._tick = self._first.pts, float(self._reading.stream.time_base)
-        self._opened, self._next = time.monotonic(), 0
-        self._shift = self._latest = 0.0
+            raise
+
+    def _look(self, container: "av.container.InputContainer") -> None:
+        """Decode the first frame."""
+        self._reading = Pass(container, self.name, tolerant=self.live)
+        self._pictures = self._reading.pictures()
+        first = next(self._pictures, None)
+        if first is None:
+            why = self._reading.damage or "it is empty"
+            raise VideoError(f"{self.name} gives no frame that can be decoded ({why})")
+        self.width, self.height = upright_size(first)
+        check_pixels(self.name, self.width, self.height)
+        self.frame_rate, self._first, self._next = self._reading.frame_rate, first, 0
+        self._clock = Clock(self._reading.ticks(first), float(self._reading.stream.time_base), self.frame_rate)
+        self._opened, self._lock = time.monotonic(), threading.Lock()
 
     def __iter__(self) -> Iterator[Frame]:
-        with self._iterating:
-            try:
-                while not self.closed and (picture := self._picture()) is not None:
-                    index, self._next = self._next, self._next + 1
-                    self._check_size(*upright_size(picture), index)
-                    yield Frame(upright(picture), self._time(index, picture), index)
-            finally:
-                if self.closed:
-                    self._reading.close()
-        if self._reading.damage and not self.closed:
-            self._set_damage(self._reading.damage, self._next - 1)
+        while (frame := self._frame()) is not None:
+            yield frame
+            del frame  # the consumer's alone; it must not live until the next one is there
 
     def close(self) -> None:
         super().close()
-        # Closed under a thread that reads, FFmpeg would crash: then the thread does it.
-        if self._iterating.acquire(blocking=False):
-            self._reading.close()
-            self._iterating.release()
+        self._let_go()
+
+    def _frame(self) -> Frame | None:
+        """The next frame; None behind the last one, and once this is closed."""
+        try:
+            with self._lock:
+                picture = None if self.closed else self._picture()
+                if picture is None:
+                    if self._reading.damage and not self.closed:
+                        self._set_damage(self._reading.damage, self._next - 1)
+                    return None
+                index, self._next = self._next, self._next + 1
+                self._check_size(*upright_size(picture), index)
+                now = time.monotonic() - self._opened if self.live else None
+                seconds = self._clock.time(index, self._reading.ticks(picture), now)
+                return Frame(upright(picture), seconds, index)
+        finally:
+            if self.closed:
+                self._let_go()
 
     def _picture(self) -> av.VideoFrame | None:
-        if (first := self._first) is not None:
-            self._first = None
-            return first
-        return next(self._pictures, None)
+        first, self._first = self._first, None
+        return next(self._pictures, None) if first is None else first
 
-    def _time(self, index: int, picture: av.VideoFrame) -> float:
-        seconds = self._told_time(index, picture) + self._shift
-        if self.live and seconds < self._latest:
-            behind = self._latest + 1 / (self.frame_rate or PICTURE_RATE)
-            self._shift, seconds = self._shift + behind - seconds, behind
-        self._latest = seconds
-        return seconds
-
-    def _told_time(self, index: int, picture: av.VideoFrame) -> float:
-        """Seconds since the first frame by the source's own clock, where it has one."""
-        if picture.pts is not None and self._first_pts is not None:
-            return (picture.pts - self._first_pts) * self._tick
-        return time.monotonic() - self._opened if self.live else index / (self.frame_rate or PICTURE_RATE)
+    def _let_go(self) -> None:
+        """Close the container; closed under a thread that reads, FFmpeg would crash: then the thread does it."""
+        if self._lock.acquire(blocking=False):
+            self._reading.close()
+            self._lock.release()
 
 
 def open_camera(device: str, size: tuple[int, int] | None = None, frame_rate: float | None = None) -> ForwardVideo:

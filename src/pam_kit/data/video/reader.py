@@ -3,9 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
-import av
-
-from pam_kit.data.video.files import FileVideo
+from pam_kit.data.video.files import FileVideo, Shown
 from pam_kit.data.video.frames import Frame, VideoError
 
 
@@ -18,7 +16,7 @@ class FrameReader:
 
     def __init__(self, video: FileVideo):
         self.video = video
-        self._going: Iterator[tuple[int, av.VideoFrame]] | None = None
+        self._going: Iterator[Shown] | None = None
         self._next = 0
 
     def read(self, index: int) -> Frame:
@@ -31,10 +29,10 @@ class FrameReader:
         if self._going is None or not self.video.key_frame(index) <= self._next <= index:
             self.close()
             self._going, self._next = self.video.pictures(index), index
-        for number, picture in self._going:
-            self._next = number + 1
-            if number == index:
-                return self.video.frame_of(number, picture)
+        for shown in self._going:
+            self._next = shown.index + 1
+            if shown.index == index:
+                return self.video.frame_of(shown)
         self.close()
         raise VideoError(self.video.damage or f"{self.video.name} has no frame {index}")
 
