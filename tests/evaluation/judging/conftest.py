@@ -1,8 +1,10 @@
-"""A judge on this computer: a real HTTP server that replies as a test tells it to."""
+"""A judge on this computer: a real HTTP server that replies as a test tells it to, or one that compares words."""
 
 import json
+import re
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -67,16 +69,62 @@ class _Server(ThreadingHTTPServer):
         """A client that did not wait for the answer is what some tests are about."""
 
 
-@pytest.fixture
-def scripted(monkeypatch) -> Iterator[ScriptedJudge]:
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.delenv("PAM_KIT_JUDGE_KEY", raising=False)
+@contextmanager
+def serving() -> Iterator[ScriptedJudge]:
+    """A judge behind an address, until the block ends."""
     server = _Server(("127.0.0.1", 0), _Handler)
     server.judge = judge = ScriptedJudge()
     judge.url = f"http://127.0.0.1:{server.server_port}/v1"
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
-    yield judge
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    try:
+        yield judge
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+@pytest.fixture
+def scripted(monkeypatch) -> Iterator[ScriptedJudge]:
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.delenv("PAM_KIT_JUDGE_KEY", raising=False)
+    with serving() as judge:
+        yield judge
+
+
+# What is expected and what was said, in the words of each protocol.
+_PAIR = re.compile(r"\[Assistant 1\]\n(.*)\n\[End of Assistant 1\]\n\n\[Assistant 2\]\n(.*)\n\[End of", re.DOTALL)
+_FACTS = re.compile(r"##Correct answer: (.*)\n##Predicted answer: (.*)\n", re.DOTALL)
+_SEGMENTS = re.compile(r"True segments:\n(.*)\n\nPredicted segments:\n(.*)", re.DOTALL)
+_DIMENSIONS = ("Subject Correspondence", "Appearance Description", "Temporal Description", "Hallucination Detection")
+
+
+def compare(request: dict[str, Any]) -> str:
+    """A judge that gives the highest mark where the words are those that are expected, or else the lowest.
+
+    Of segments it gives the share of the highest mark that are as expected.
+    """
+    content = request["messages"][-1]["content"]
+    text = content if isinstance(content, str) else content[0]["text"]
+    if found := _PAIR.search(text):
+        return f"10 {10 if _words(found[1]) == _words(found[2]) else 1}\nThe words are compared."
+    if found := _FACTS.search(text):
+        mark = 5 * (_words(found[1]) == _words(found[2]))
+        return "\n".join(f"{i}. {name}: {mark}\nExplanation: words." for i, name in enumerate(_DIMENSIONS, 1))
+    found = _SEGMENTS.search(text)
+    assert found, text
+    true, said = ([_words(line) for line in part.splitlines()] for part in found.groups())
+    mark = 5 * sum(map(set.__eq__, true, said)) / len(true)
+    return f"Continuity Score: {mark:g}\nExplanation: words."
+
+
+def _words(text: str) -> set[str]:
+    """Without the numbers of regions and segments, which may stand on one side alone."""
+    return set(re.findall(r"\w+", re.sub(r"<(Region|Mark) \d+>:|Segment \d+:", " ", text).lower()))
+
+
+@pytest.fixture
+def comparing() -> Callable[[dict[str, Any]], str]:
+    """``scripted.script = comparing``: a judge that compares words."""
+    return compare
