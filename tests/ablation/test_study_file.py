@@ -4,7 +4,12 @@ import pytest
 
 from pam_kit.ablation.chains import make_chains
 from pam_kit.ablation.study_file import find_study, read_study, shipped_studies
+from pam_kit.contracts import GeneratedText, RegionPrompt, RegionSample
 from pam_kit.errors import RecipeError
+from pam_kit.evaluation.event_scores import EventScores
+from pam_kit.evaluation.scores import SplitScores
+from pam_kit.inference.result import RegionPrediction
+from pam_kit.registry import find
 
 BARE = """\
 stages: text.yaml
@@ -24,6 +29,42 @@ def test_every_shipped_study_makes_its_runs(name):
     assert set(study.published.rows) <= {variant.name for variant in study.variants}
     for run in chains.runs:
         assert run.parent is None or chains.runs.index(run.parent) < chains.runs.index(run)
+
+
+def perfect_scores(split) -> set[str]:
+    """Names of the scores of a held-out set under one prompt, by true answers to a few of its samples."""
+    dataset = find("dataset", split.dataset.name).build(**{**split.dataset.arguments, "num_samples": 12})
+    reader = dataset.read_attribute
+    pictures, events = SplitScores(reader), EventScores(reader)
+    for index in range(len(dataset)):
+        sample = dataset[index]
+        said = [
+            {
+                task: {language: GeneratedText(text, 1.0) for language, text in known.items()}
+                for task, known in own.items()
+            }
+            for own in (region.texts for region in sample.regions)
+        ]
+        if isinstance(sample, RegionSample):
+            prompts = [RegionPrompt(box=(0, 0, 4, 4))] * len(said)
+            predicted = [
+                RegionPrediction(prompt, region.mask, 1.0, 1.0, texts)
+                for prompt, region, texts in zip(prompts, sample.regions, said, strict=True)
+            ]
+            pictures.add_picture(sample.regions, predicted)
+        else:
+            for region, texts in zip(sample.regions, said, strict=True):
+                events.add(region.texts, region.attributes, texts)
+    return {*pictures.table(), *events.table()}
+
+
+@pytest.mark.parametrize("name", shipped_studies())
+def test_evaluations_have_every_score_that_a_shipped_study_names(name):
+    """They are looked up by name, after an hour of training."""
+    study = read_study(name)
+    splits = {split: section for chain in make_chains(study).chains for split, section in chain.evaluate.splits.items()}
+    known = {split: perfect_scores(splits[split]) for split in {score.row.split(" / ")[0] for score in study.scores}}
+    assert [score for score in study.scores if score.score not in known[score.row.split(" / ")[0]]] == []
 
 
 def test_a_study_of_variants(tmp_path, write_study):
