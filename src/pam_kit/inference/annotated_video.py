@@ -85,7 +85,8 @@ class AnnotatedStream:
         height, width = frame.image.shape[:2]
         if self._annotator is None or self._writer is None:
             self._annotator = FrameAnnotator((width, height), *self._room)
-            self._writer, self._start = VideoWriter(self.path, self._frame_rate, self._annotator.size), frame.time
+            self._writer = VideoWriter(self.path, self._frame_rate, self._annotator.size, endless=True)
+            self._start = frame.time
         for region, changes in report.transitions.items():
             self._states[region] = _state_word(changes[-1].state)
         masks: dict[int, np.ndarray] = {region: seen.mask() for region, seen in report.regions.items()}

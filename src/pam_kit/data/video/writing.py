@@ -21,7 +21,10 @@ ENCODERS = ("libx264", "libopenh264", "mpeg4")
 CLOCK = 60_000
 _KEY_FRAME_EVERY = 48
 # Fragments while it is written, so that the draft of a killed run can be played; an ordinary file once it is closed.
-_MOVFLAGS = "hybrid_fragmented+frag_keyframe"
+# The index that it then gets is kept in memory: about 80 bytes a frame.
+_WHOLE = "hybrid_fragmented+frag_keyframe"
+# Fragments for good: what is in the file is forgotten.
+_ENDLESS = "empty_moov+frag_keyframe+default_base_moof+skip_trailer"
 
 
 class Mp4Encoder:
@@ -32,13 +35,21 @@ class Mp4Encoder:
         frame_rate: frames a second, for frames without a time of their own.
         size: (width, height) of the pictures. An odd side becomes even: the last row or column is repeated once.
         quality: 0 to 51, smaller is better and larger; H.264's constant rate factor.
+        endless: keep nothing that grows with the frames; see ``VideoWriter``. For paths.
 
     Attributes:
         encoder: the name of FFmpeg's encoder in use.
         frames: how many were written.
     """
 
-    def __init__(self, target: str | BytesIO, frame_rate: float, size: tuple[int, int], quality: int = 18):
+    def __init__(
+        self,
+        target: str | BytesIO,
+        frame_rate: float,
+        size: tuple[int, int],
+        quality: int = 18,
+        endless: bool = False,
+    ):
         check_pixels("the video to write", *size)
         if not 0 < frame_rate <= CLOCK:
             raise VideoError(f"frame_rate must be above 0 and at most {CLOCK}, not {frame_rate!r}")
@@ -48,8 +59,8 @@ class Mp4Encoder:
         self._last_tick, self._last_time = -1, 0.0
         self.encoder = next(name for name in ENCODERS if name in av.codecs_available)
         # Each fragment goes to the file at once, not when a buffer is full.
-        options = {"movflags": _MOVFLAGS, "flush_packets": "1"} if isinstance(target, str) else {}
-        self._container = av.open(target, "w", format="mp4", options=options)
+        growing = {"movflags": _ENDLESS if endless else _WHOLE, "flush_packets": "1"}
+        self._container = av.open(target, "w", format="mp4", options=growing if isinstance(target, str) else {})
         self._stream = self._add_stream(quality)
 
     def write(self, image: np.ndarray, time: float | None = None) -> None:
@@ -113,16 +124,26 @@ class VideoWriter:
         frame_rate: frames a second, of frames without a time of their own.
         size: (width, height). An odd side becomes even: the last row or column is repeated once.
         quality: 0 to 51, smaller is better and larger (H.264's constant rate factor).
+        endless: for a stream of unknown length: the memory in use does not grow with the frames. The file stays in
+            fragments, which players and this kit read like any other; otherwise it gets one index when it is closed,
+            for which about 80 bytes a frame are kept.
 
     Attributes:
         encoder: the name of FFmpeg's encoder in use.
         frames: how many were written.
 
-    Raises VideoError for such a name, rate or size, for a file that cannot be written, and on closing where no frame
-    was written.
+    Raises VideoError for such a name, rate or size, for a file that cannot be written (then the writer is closed), and
+    on closing where no frame was written.
     """
 
-    def __init__(self, path: str | Path, frame_rate: float, size: tuple[int, int], quality: int = 18):
+    def __init__(
+        self,
+        path: str | Path,
+        frame_rate: float,
+        size: tuple[int, int],
+        quality: int = 18,
+        endless: bool = False,
+    ):
         self.path = Path(path)
         if self.path.suffix.lower() != ".mp4":
             raise VideoError(f"videos are written as mp4; {path} does not end in .mp4")
@@ -130,9 +151,11 @@ class VideoWriter:
         self._open = True
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._encoding = Mp4Encoder(f"file:{self._draft.absolute()}", frame_rate, size, quality)
+            self._encoding = Mp4Encoder(f"file:{self._draft.absolute()}", frame_rate, size, quality, endless)
         except (av.FFmpegError, OSError) as error:
-            raise self._failed(error) from error
+            with suppress(OSError):
+                self._draft.unlink()
+            raise self._refusal(error) from error
 
     @property
     def encoder(self) -> str:
@@ -149,7 +172,7 @@ class VideoWriter:
         try:
             self._encoding.write(image, time)
         except av.FFmpegError as error:
-            raise self._failed(error) from error
+            raise self._given_up(error) from error
 
     def close(self) -> None:
         """Give the file its name. Nothing happens where that was done before."""
@@ -163,7 +186,7 @@ class VideoWriter:
             self._encoding.finish()
             os.replace(self._draft, self.path)
         except (av.FFmpegError, OSError) as error:
-            raise self._failed(error) from error
+            raise self._given_up(error) from error
 
     def abandon(self) -> None:
         """Remove what was written so far; a former file of that name stays."""
@@ -180,10 +203,14 @@ class VideoWriter:
         elif self._open:
             self.abandon()
 
-    def _failed(self, error: Exception) -> VideoError:
-        with suppress(OSError):  # the first error is the one to tell
-            self._draft.unlink()
-        return VideoError(f"cannot write {self.path}: {error}")
+    def _given_up(self, error: "av.FFmpegError | OSError") -> VideoError:
+        """What to raise; nothing is left of what was written, and closing does nothing any more."""
+        with suppress(OSError):
+            self.abandon()
+        return self._refusal(error)
+
+    def _refusal(self, error: "av.FFmpegError | OSError") -> VideoError:
+        return VideoError(f"cannot write {self.path}: {error.strerror or error}")
 
 
 def _even(image: np.ndarray) -> np.ndarray:
