@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from pam_kit.cli import main
+from pam_kit.evaluation.benchmarks.samples.write import write_samples
 
 HELD_OUT = """\
 extends: {base}
@@ -87,6 +88,25 @@ def test_an_evaluation_of_labels_fits_what_recognize_uses(run, recipe, picture, 
     assert code == 2 and f"fitted for another model: for that with the SHA-256 {'0' * 64}" in error
 
 
+def test_labels_of_a_benchmark_are_scored_and_calibrated_for_recognize(run, picture, capsys, tmp_path):
+    write_samples(tmp_path, ["paco"])
+    names = [name + part for name in ("fish", "tree", "star", "cross", "ring") for part in ("", ":edge")]
+    categories = tmp_path / "paco" / "paco_lvis_v1_val.json"
+    categories.write_text(json.dumps({"categories": [{"name": name} for name in names]}))
+    out = tmp_path / "out"
+    call = ("evaluate-labels", "--checkpoint", run, "--device", "cpu", "--benchmark", "paco", "--data", tmp_path)
+    code, text, error = called(capsys, *call, "--out", out, "--prompt-type", "mask", "--max-new-tokens", 3)
+    row = json.loads((out / "labels.json").read_text())["paco / mask"]
+    assert code == 0 and "| score | paco / mask |" in text and f"calibrations: {out / 'calibration'}" in text
+    assert (row["labels"], row["n"], row["n fitted"], row["n unlisted"]) == (10, 3, 6, 0)
+    # Progress, and what has to be known about the numbers.
+    assert "paco / mask: 100%" in error and "| 3/3 [" in error
+    assert "evaluate-labels: paco / mask: 10 labels: the categories of" in error
+    asked = ("recognize", picture, "--checkpoint", run, "--device", "cpu", "--box", "5,5,40,40", "--labels", categories)
+    code, text, _ = called(capsys, *asked, "--calibration", out / "calibration" / "paco-mask.json")
+    assert code == 0 and len(text.splitlines()) == 1 + 5
+
+
 def test_a_probe_writes_its_table(run, recipe, capsys, tmp_path):
     out = tmp_path / "probe"
     call = ("probe", recipe, "--checkpoint", run, "--device", "cpu", "--limit", 2, "--out", out, "--texts", "reference")
@@ -110,6 +130,11 @@ def test_a_probe_writes_its_table(run, recipe, capsys, tmp_path):
         (["probe", "RECIPE", "--records", "x.jsonl", "--data", "."], "no file x.jsonl"),
         (["evaluate-labels", "RECIPE", "--labels", "coco"], "0 regions have a label of the list"),
         (["evaluate-labels", "RECIPE", "evaluate.splits.held_out=null"], "evaluate.splits is empty"),
+        (["evaluate-labels"], "whose regions? give either RECIPE"),
+        (["evaluate-labels", "RECIPE", "--benchmark", "lvis", "--data", "."], "whose regions? give either RECIPE"),
+        (["evaluate-labels", "RECIPE", "--limit", "3"], "--limit is of --benchmark; a recipe says such things itself"),
+        (["evaluate-labels", "--benchmark", "lvis"], "--benchmark lvis needs --data DIR"),
+        (["evaluate-labels", "--benchmark", "lvis", "--data", "PICTURE"], "no such folder; it should hold lvis/"),
     ],
 )
 def test_mistakes_are_told(run, recipe, picture, capsys, arguments, told):

@@ -2,16 +2,24 @@
 
 import argparse
 import json
+import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from pam_kit.cli.arguments import add_recipe, add_verb, chosen_schedule, positive
+from pam_kit.cli.arguments import OVERRIDES, add_verb, chosen_schedule, positive
 from pam_kit.cli.prompting import add_checkpoint, add_prompts, is_picture, source_behind_points
 from pam_kit.cli.runs import RUN
 from pam_kit.errors import PamKitError
 from pam_kit.tasks import LANGUAGES
 
-# As in inference.closed_set, whose module would load torch.
+if TYPE_CHECKING:
+    from pam_kit.evaluation.closed_set import LabelSettings, Row
+
+# As in inference.closed_set and evaluation.benchmarks.contract, which load more than help needs.
 PRIORS = ("none", "no_region", "regions")
+PROMPT_TYPES = ("box", "mask", "points")
+# Those that have a list of categories; evaluation.closed_set_benchmarks knows where it is.
+BENCHMARKS = ("lvis", "paco")
 LABELS = "coco, an annotation file with categories (.json: COCO, LVIS, PACO) or a text file with a label a line"
 
 
@@ -29,11 +37,25 @@ def add_verbs(verbs) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON")
     details = "Half of the pictures fit a temperature, the other half is measured; free text stands beside it."
     parser = add_verb(verbs, "evaluate-labels", evaluate_labels, "score the choice of labels out of a list", details)
-    add_recipe(parser)
+    parser.add_argument("recipe", nargs="?", metavar="RECIPE", help="a recipe, for its held-out pictures")
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help=OVERRIDES)
     parser.add_argument("--checkpoint", required=True, metavar="RUN", help=RUN)
-    parser.add_argument("--labels", metavar="LIST", help=f"{LABELS} (default the labels of the held-out sets)")
+    parser.add_argument(
+        "--labels",
+        metavar="LIST",
+        help=f"{LABELS} (default the labels of the held-out sets, or all categories of the benchmark)",
+    )
     _add_choices(parser)
-    parser.add_argument("--out", help="folder of scores and calibrations (default RUN/labels/<recipe>)")
+    parser.add_argument("--device", help="torch device; the first GPU by default, else the CPU")
+    parser.add_argument("--out", help="folder of scores and calibrations (default RUN/labels/<recipe or benchmark>)")
+    group = parser.add_argument_group("benchmarks, in the place of a recipe")
+    group.add_argument("--benchmark", choices=BENCHMARKS, help="published set that the choice is scored on")
+    group.add_argument("--data", metavar="DIR", help="holds the benchmark's folder, DIR/<name>, or is it")
+    group.add_argument("--prompt-type", choices=PROMPT_TYPES, help="how regions are shown (default box)")
+    group.add_argument("--variant", metavar="NAME", help="which published form of the files")
+    group.add_argument("--limit", type=positive, metavar="N", help="only the first N regions: a trial, no number")
+    group.add_argument("--pictures", type=positive, metavar="N", help="pictures at once (default 8)")
+    group.add_argument("--max-new-tokens", type=positive, metavar="N", help="longest free answer (default 48)")
 
 
 def _add_choices(parser: argparse.ArgumentParser) -> None:
@@ -82,20 +104,57 @@ def recognize(options: argparse.Namespace) -> None:
 
 
 def evaluate_labels(options: argparse.Namespace) -> None:
-    """Score the choice of labels on a recipe's held-out pictures, and fit what makes confidences honest."""
-    recipe = chosen_schedule(options).stages[-1]
+    """Score the choice of labels on held-out pictures or a benchmark, and fit what makes confidences honest."""
+    if bool(options.benchmark) == bool(options.recipe):
+        raise PamKitError(
+            "whose regions? give either RECIPE, for its held-out pictures, or --benchmark NAME --data DIR"
+        )
     from pam_kit.data.label_lists import read_labels
 
     labels = read_labels(options.labels, options.lang, options.synonyms) if options.labels else None
+    from pam_kit.evaluation.closed_set import LabelSettings, labels_markdown
+
+    settings = LabelSettings(labels, options.lang, options.per_token, options.prior)
+    table, folder = (_of_benchmark if options.benchmark else _of_recipe)(options, settings)
+    print("\n".join(labels_markdown(table)))
+    print(f"scores: {folder / 'labels.md'}; calibrations: {folder / 'calibration'}")
+
+
+def _of_recipe(options: argparse.Namespace, settings: "LabelSettings") -> "tuple[dict[str, Row], Path]":
+    of_benchmarks = ("data", "prompt_type", "variant", "limit", "pictures", "max_new_tokens")
+    if given := [name for name in of_benchmarks if getattr(options, name) is not None]:
+        raise PamKitError(
+            f"--{given[0].replace('_', '-')} is of --benchmark; a recipe says such things itself, under evaluate"
+        )
+    recipe = chosen_schedule(options).stages[-1]
     from tqdm import tqdm
 
-    from pam_kit.evaluation.closed_set import LabelSettings, labels_markdown
     from pam_kit.evaluation.closed_set import evaluate_labels as run_evaluation
     from pam_kit.inference.predictor import RegionPredictor
 
     folder = Path(options.out) if options.out else Path(options.checkpoint) / "labels" / recipe.name
-    settings = LabelSettings(labels, options.lang, options.per_token, options.prior)
-    predictor = RegionPredictor.from_run(options.checkpoint)
-    table = run_evaluation(predictor, recipe.evaluate, settings, folder, tqdm)
-    print("\n".join(labels_markdown(table)))
-    print(f"scores: {folder / 'labels.md'}; calibrations: {folder / 'calibration'}")
+    predictor = RegionPredictor.from_run(options.checkpoint, options.device)
+    return run_evaluation(predictor, recipe.evaluate, settings, folder, tqdm), folder
+
+
+def _of_benchmark(options: argparse.Namespace, settings: "LabelSettings") -> "tuple[dict[str, Row], Path]":
+    if not options.data or options.overrides:
+        why = "needs --data DIR, which holds its folder" if not options.data else "has no recipe to change"
+        raise PamKitError(f"--benchmark {options.benchmark} {why}")
+    from tqdm import tqdm
+
+    from pam_kit.evaluation.benchmark_run import RunChoices
+    from pam_kit.evaluation.closed_set_benchmarks import BenchmarkLabels
+    from pam_kit.evaluation.predictions.settings import PredictionSettings
+    from pam_kit.inference.predictor import RegionPredictor
+
+    kind = options.prompt_type or "box"
+    default = Path(options.checkpoint) / "labels" / f"{options.benchmark}-{kind}"
+    folder = Path(options.out) if options.out else default
+    asked = PredictionSettings(max_new_tokens=options.max_new_tokens or 48, pictures=options.pictures or 8)
+    choices = RunChoices(Path(options.data), folder, kind, options.variant or "", limit=options.limit, asked=asked)
+    regions = BenchmarkLabels(options.benchmark, choices, settings, options.synonyms)
+    table = regions.evaluate(RegionPredictor.from_run(options.checkpoint, options.device), tqdm)
+    for note in regions.notes:
+        print(f"pam-kit evaluate-labels: {regions.row}: {note}", file=sys.stderr)
+    return table, folder
