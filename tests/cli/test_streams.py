@@ -13,6 +13,8 @@ import pytest
 
 from pam_kit.cli import main
 from pam_kit.data.video import open_video
+from pam_kit.inference.annotated_video import AnnotatedStream
+from pam_kit.inference.stream_records import FrameReport
 
 WIDTH, HEIGHT = 96, 64
 BOX = ["--box", "8,12,40,44"]
@@ -40,8 +42,27 @@ def test_stream_prints_a_line_an_event(call, video, tmp_path):
     assert (end["frames"], end["seconds"], end["dropped_frames"], end["damage"]) == (20, 1.9, 0, None)
     assert end["real_time_factor"] > 0 and set(end["latency_ms"]) >= {"encode", "track", "first_token", "decode"}
     assert {"p50", "p95", "mean", "count"} == set(end["latency_ms"]["encode"])
+    told = 20 + sum(event["event"] in ("state", "caption") for event in events)
+    assert [end["latency_ms"][name]["count"] for name in ("trigger", "draw", "tell")] == [20, 20, told]
     with open_video(tmp_path / "out.mp4") as annotated:
         assert len(list(annotated)) == 20
+
+
+def test_drawing_and_telling_count_as_work(call, video, tmp_path, monkeypatch):
+    """A stream that draws slower than its frames come does not keep up."""
+    draw, told = AnnotatedStream.on_frame, FrameReport.to_json
+    monkeypatch.setattr(AnnotatedStream, "on_frame", lambda *frame: (time.sleep(0.06), draw(*frame))[1])
+    monkeypatch.setattr(FrameReport, "to_json", lambda report: (time.sleep(0.04), told(report))[1])
+    _, events, _ = call("stream", video, *BOX, "--every", "9s", "--out", tmp_path / "out.mp4", "--each-frame")
+    end = events[-1]
+    assert end["latency_ms"]["draw"]["p50"] >= 60 and end["latency_ms"]["tell"]["p50"] >= 40
+    assert end["busy_seconds"] >= 20 * 0.1 and end["real_time_factor"] > 1
+
+
+def test_stream_says_at_which_times_there_was_no_region(call, video):
+    _, events, err = call("stream", video, *BOX, "--frame", "5", "--at", "0.2,0.3,0.8")
+    assert [event["reason"] for event in events if event["event"] == "caption"] == ["at 0.8s", "end"]
+    assert err == "pam-kit stream: nothing was said at 0.2, 0.3 s, since no region was followed then\n"
 
 
 def test_stream_speaks_at_given_times_and_at_no_others(call, video):
@@ -103,6 +124,41 @@ def test_ctrl_c_leaves_whole_files_and_the_stream_goes_on_identically(call, vide
     with open_video(tmp_path / "rest.mp4") as annotated:
         assert len(list(annotated)) == 12
     assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_stream_that_is_stopped_in_the_middle_leaves_the_former_file(call, video, write_video, tmp_path, monkeypatch):
+    """A second Ctrl-C, while a frame is worked on: it would be tracked twice by a stream that goes on."""
+    from pam_kit.inference.following import RegionFollower
+
+    asked, state, first = ["--every", "500ms", "--each-frame"], tmp_path / "state", write_video(tmp_path / "8.mp4", 8)
+    call("stream", first, *BOX, *asked, "--save", state)
+    saved, step, steps = state.read_bytes(), RegionFollower.step, iter(range(100))
+
+    def stopped(*arguments):
+        found = step(*arguments)
+        if next(steps) == 3:
+            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
+        return found
+
+    for files, left in ((["--load", state], "is left as it was"), ([*BOX], "nothing is saved")):
+        path = state if files[0] == "--load" else tmp_path / "other"
+        with monkeypatch.context() as patching:
+            patching.setattr(RegionFollower, "step", stopped)
+            code, told, err = call("stream", video, *asked, *files, "--save", path)
+        assert code == 130 and told[-1]["frames"] == (11 if files[0] == "--load" else 3)
+        assert err.startswith("pam-kit stream: stopped in the middle of its work; ") and left in err
+        assert err.endswith("pam-kit stream: stopped\n")
+        steps = iter(range(100))
+    assert state.read_bytes() == saved and not (tmp_path / "other").exists()
+
+
+def test_a_prompt_behind_the_end_of_a_stream_that_goes_on(call, write_video, tmp_path):
+    """There is no frame left in which it could be refused."""
+    source, asked = write_video(tmp_path / "8.mp4", 8), ["--every", "500ms", "--save", tmp_path / "state"]
+    call("stream", source, *BOX, *asked)
+    code, _, err = call("stream", source, "--box", "8,12,40,44@900#2", *asked, "--load", tmp_path / "state")
+    assert code == 2 and "region 2 is to be pointed at in frame 900, but the last frame is 7" in err
 
 
 def without_times(events: list[dict]) -> list[dict]:

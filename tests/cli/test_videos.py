@@ -76,6 +76,27 @@ def test_predict_speaks_plainly_of_a_video(call, video, tmp_path, monkeypatch):
     assert told.endswith("annotated: square_regions.mp4\n") and Path("square_regions.mp4").is_file()
 
 
+def test_an_object_that_is_never_visible(call, video, tmp_path, monkeypatch):
+    """By its score alone: SAM 2 draws a mask where it is pointed at all the same."""
+    from pam_kit.components.backbones.sam2 import Sam2
+
+    observe = Sam2.observe
+
+    def observed(*arguments, **keywords):
+        regions = observe(*arguments, **keywords)
+        regions.object_score = regions.object_score * 0 - 9
+        return regions
+
+    monkeypatch.setattr(Sam2, "observe", observed)
+    code, told, _ = call("predict", video, *BOX, "--frame", "2", "--out", tmp_path / "out.mp4")
+    assert code == 0 and told.startswith("region 1: in sight in 0 of 20 frames, lost at 0.00 s\nannotated: ")
+    code, events, _ = call("stream", video, *BOX, "--every", "1s", "--each-frame")
+    assert code == 0 and [event["state"] for event in events if event["event"] == "state"] == ["lost"]
+    assert [event["texts"] for event in events if event["event"] == "caption"] == [{}, {}]
+    frames = [event["regions"][0] for event in events if event["event"] == "frame"]
+    assert not any(frame["in_sight"] for frame in frames) and frames[0]["area"] > 0
+
+
 def test_predict_takes_a_folder_and_a_list_of_pictures(call, drawn, tmp_path):
     for index, frame in enumerate(drawn(3)):
         Image.fromarray(frame).save(tmp_path / f"frame_{index + 8}.png")

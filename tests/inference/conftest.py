@@ -64,16 +64,20 @@ def this_file() -> Path:
 
 @pytest.fixture
 def hidden(video_model, monkeypatch):
-    """``hidden({4, 5})``: in these frames, counted from now on, SAM 2 says that the objects are out of sight."""
+    """``hidden({4, 5})``: in these frames, counted from now on, SAM 2 says that the objects are out of sight.
 
-    def hide(frames: set[int]) -> None:
+    With ``score_only`` it draws their masks all the same, as it does where they are pointed at.
+    """
+
+    def hide(frames: set[int], score_only: bool = False) -> None:
         observe, count = video_model.backbone.observe, iter(range(10**6))
 
         def observed(*arguments, **keywords):
             regions = observe(*arguments, **keywords)
             if next(count) in frames:
                 regions.object_score = regions.object_score * 0 - 9
-                regions.mask_logits = regions.mask_logits * 0 - 1024
+                if not score_only:
+                    regions.mask_logits = regions.mask_logits * 0 - 1024
             return regions
 
         monkeypatch.setattr(video_model.backbone, "observe", observed)

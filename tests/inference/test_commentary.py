@@ -1,18 +1,21 @@
 """A running commentary: events in order, objects out of sight, prompts by frame, and long videos in one text."""
 
+import numpy as np
 import pytest
 
 from pam_kit.contracts import RegionPrompt
 from pam_kit.data.video import Frame
 from pam_kit.errors import PromptError
+from pam_kit.inference.change_triggers import MaskChangeTrigger, SceneChangeTrigger
 from pam_kit.inference.commentary import comment
 from pam_kit.inference.long_description import LongDescription, Passage, describe_long
-from pam_kit.inference.stream_records import Description, StreamSettings
+from pam_kit.inference.stream_records import Description, StateChange, StreamSettings
 from pam_kit.inference.streamer import RegionStream
 from pam_kit.inference.triggers import AnyTrigger, AtTrigger, EveryTrigger
 from pam_kit.inference.video_result import FramePrompt
 
 BOX = RegionPrompt(box=(4, 10, 24, 30))
+OTHER = RegionPrompt(points=((60, 20),), labels=(1,))
 FIRST = (FramePrompt(1, 0, BOX),)
 NEVER = AnyTrigger([])
 
@@ -68,8 +71,10 @@ def test_nothing_is_said_about_a_clip_in_which_it_was_out_of_sight(video_model, 
     assert [(one["start"], one["end"], one["state"]) for one in said[:2]] == [(0, 0.3, "occluded"), (0.3, 0.6, "lost")]
 
 
-def test_an_object_that_is_never_there_is_lost_from_the_start(video_model, moving_square, hidden):
-    hidden(set(range(100)))
+@pytest.mark.parametrize("score_only", [False, True])
+def test_an_object_that_is_never_there_is_lost_from_the_start(video_model, moving_square, hidden, score_only):
+    """Also where a mask is drawn because it is pointed at."""
+    hidden(set(range(100)), score_only)
     events = told(video_model, moving_square(5), EveryTrigger(0.2), clip_frames=16)
     first, *rest = events
     assert first == {"event": "state", "region": 1, "state": "lost", "time": 0.0, "frame": 0, "never_seen": True}
@@ -84,6 +89,81 @@ def test_a_full_clip_is_described_unasked(video_model, moving_square):
         (0.6, 0.8, "end", "present"),
     ]
     assert [event["frames_read"] for event in events if event["event"] == "caption"] == [4, 4, 3]
+
+
+def test_of_a_full_clip_only_its_own_region_is_described(video_model, moving_square):
+    """The other one joined a frame before; its clip goes on until it is full itself."""
+    prompts = [FramePrompt(1, 0, BOX), FramePrompt(2, 2, OTHER)]
+    events = told(video_model, moving_square(8), NEVER, prompts)
+    said = [(e["region"], e["start"], e["end"], e["frames_read"]) for e in events if e["event"] == "caption"]
+    assert said == [(1, 0.0, 0.3, 4), (2, 0.2, 0.5, 4), (1, 0.3, 0.6, 4), (1, 0.6, 0.7, 2), (2, 0.5, 0.7, 3)]
+
+
+def test_a_region_that_joins_when_others_are_spoken_of_waits(video_model, moving_square):
+    prompts = [FramePrompt(1, 0, BOX), FramePrompt(2, 3, OTHER)]
+    events = told(video_model, moving_square(8), EveryTrigger(0.3), prompts, clip_frames=16)
+    said = [(e["region"], e["start"], e["end"]) for e in events if e["event"] == "caption"]
+    assert said == [(1, 0.0, 0.3), (1, 0.3, 0.6), (2, 0.3, 0.6), (1, 0.6, 0.7), (2, 0.6, 0.7)]
+
+
+@pytest.mark.parametrize("frame", [5, 6])
+def test_what_was_due_before_there_was_a_region_is_not_made_up_for(video_model, moving_square, frame):
+    """Neither a period, also one that ends in the prompt's frame, nor a cut."""
+    picture = moving_square(1)[0]
+    frames = [picture] * 3 + [picture[::-1, ::-1].copy()] * 7
+    trigger = AnyTrigger([EveryTrigger(0.3), SceneChangeTrigger(0.4)])
+    events = told(video_model, frames, trigger, [FramePrompt(1, frame, BOX)], clip_frames=16)
+    first = 0.9 if frame == 6 else 0.6
+    assert captions(events)[0] == (frame / 10, first, "every 0.3s", "present")
+    events = told(video_model, frames[:4], SceneChangeTrigger(0.4))
+    assert captions(events)[0] == (0.0, 0.3, "scene change", "present")
+
+
+def test_times_without_a_region_are_missed(video_model, moving_square):
+    trigger = AtTrigger([0.1, 0.2, 0.4])
+    events = told(video_model, moving_square(6), trigger, [FramePrompt(1, 2, BOX)], clip_frames=16)
+    assert captions(events) == [
+        (0.2, 0.2, "at 0.2s", "present"),
+        (0.2, 0.4, "at 0.4s", "present"),
+        (0.4, 0.5, "end", "present"),
+    ]
+    assert trigger.missed == [0.1] and not trigger.remaining
+
+
+def test_a_trigger_knows_the_regions_by_number(video_model, moving_square):
+    """Also where one of a lower number joins later; of those out of sight it sees no mask."""
+    seen = []
+
+    class Watching(AnyTrigger):
+        def should_speak(self, frame):
+            seen.append(frame)
+
+    prompts = [FramePrompt(5, 0, BOX), FramePrompt(2, 2, OTHER)]
+    stream, reports = stream_of(video_model, clip_frames=16), []
+    list(comment(coming(moving_square(4)), stream, Watching([]), prompts, lambda frame, report: reports.append(report)))
+    assert [frame.regions for frame in seen] == [(5,), (5,), (2, 5), (2, 5)]
+    for frame, report in zip(seen, reports, strict=True):
+        for region, mask in zip(frame.regions, frame.masks, strict=True):
+            assert report.regions[region].in_sight
+            np.testing.assert_array_equal(mask, report.regions[region].coarse)
+
+
+def test_a_trigger_sees_no_mask_of_what_is_out_of_sight(video_model, moving_square, hidden):
+    hidden({2}, score_only=True)
+    events = told(video_model, moving_square(3), MaskChangeTrigger(0.9, settle=0), clip_frames=16)
+    assert captions(events)[0] == (0.0, 0.2, "mask change", "occluded")
+
+
+def test_what_was_said_is_not_said_again_where_its_reader_goes(video_model, moving_square):
+    """The reader goes while the caption is written, so that nothing behind it is run."""
+    stream, trigger = stream_of(video_model, clip_frames=16), EveryTrigger(0.2)
+    frames = coming(moving_square(6))
+    running = comment(frames, stream, trigger, FIRST)
+    assert isinstance(next(running), StateChange) and isinstance(next(running), Description)
+    running.close()
+    assert stream.frames == 3
+    rest = [event.to_json() for event in comment(frames[3:], stream, trigger, ())]
+    assert captions(rest) == [(0.2, 0.4, "every 0.2s", "present"), (0.4, 0.5, "end", "present")]
 
 
 def test_frames_behind_the_last_description_are_spoken_about_at_the_end(video_model, moving_square):
@@ -129,6 +209,16 @@ def test_a_prompt_behind_the_last_frame_is_told_when_the_frames_have_ended(video
     with pytest.raises(PromptError, match="region 2, pointed at in frame 9: box .* does not fit"):
         prompts[1] = FramePrompt(2, 9, RegionPrompt(box=(0, 0, 100, 9)))
         list(comment(coming(moving_square(4)), stream_of(video_model), NEVER, prompts))
+
+
+def test_a_prompt_is_told_where_no_frame_comes(video_model, moving_square):
+    """As of a stored video that a stream which was brought back has seen to its end."""
+    stream, prompts = stream_of(video_model), [FramePrompt(3, 9, BOX), FramePrompt(2, 9, BOX), FramePrompt(4, 12, BOX)]
+    with pytest.raises(PromptError, match="region 2 is to be pointed at in frame 9, but there is no frame"):
+        list(comment([], stream, NEVER, prompts))
+    list(comment(coming(moving_square(4)), stream, NEVER, FIRST))
+    with pytest.raises(PromptError, match="region 2 is to be pointed at in frame 9, but the last frame is 3"):
+        list(comment([], stream, NEVER, prompts))
 
 
 def test_a_frame_of_another_size_ends_it_and_the_stream_stays_as_it_was(video_model, moving_square):

@@ -35,6 +35,18 @@ def test_stages_add_up(monkeypatch):
     }
 
 
+def test_work_may_be_a_stage_by_itself(monkeypatch):
+    clock = iter(range(100))
+    monkeypatch.setattr(latency_module.time, "perf_counter", lambda: next(clock))
+    times = Latency()
+    with times.work("draw"):  # 0 to 3, the stage 1 to 2
+        pass
+    assert times.busy() == 3 and times.summary()["draw"]["mean"] == 1000
+    with pytest.raises(ValueError, match="no"), times.work("draw"):
+        raise ValueError("no")
+    assert times.summary()["draw"]["count"] == 1 and times.busy() > 3
+
+
 def test_quantiles_are_of_the_recent_past_and_counts_of_all():
     times = Latency()
     for value in [9.0] * 50 + [1.0] * WINDOW:

@@ -13,11 +13,12 @@ from safetensors.torch import save_file
 from pam_kit.contracts import RegionPrompt
 from pam_kit.data.video import Frame
 from pam_kit.errors import CheckpointError, PamKitError
+from pam_kit.inference.change_triggers import MaskChangeTrigger, SceneChangeTrigger
 from pam_kit.inference.commentary import comment
 from pam_kit.inference.stream_records import Description, StreamSettings
 from pam_kit.inference.stream_state import load_stream, save_stream
 from pam_kit.inference.streamer import RegionStream
-from pam_kit.inference.triggers import AnyTrigger, AtTrigger, EveryTrigger, MaskChangeTrigger, SceneChangeTrigger
+from pam_kit.inference.triggers import AnyTrigger, AtTrigger, EveryTrigger
 from pam_kit.inference.video_result import FramePrompt
 
 BOX = RegionPrompt(box=(4, 10, 24, 30))
@@ -211,18 +212,46 @@ def test_a_stream_outlives_the_process_that_is_killed(video_model, moving_square
     assert_same(script(load_stream(video_model, path), frames, 7), expected)
 
 
+def test_the_turns_of_frames_that_are_read_are_kept(video_model, moving_square, tmp_path):
+    """Saved behind a gap, in which turns were left out."""
+    frames, times, read = moving_square(7), (0.0, 0.1, 5.0, 5.1, 5.19, 5.2, 5.3), []
+    stream = RegionStream(video_model, SETTINGS)
+    stream.prompt(BOX)
+    for index, (frame, time) in enumerate(zip(frames, times, strict=True)):
+        if index == 4:
+            save_stream(stream, tmp_path / "s")
+            stream = load_stream(video_model, tmp_path / "s")
+        read += [stream.push(frame, time).read]
+    assert read == [[1], [], [1], [], [], [1], []]
+
+
+def test_a_stream_that_was_stopped_in_the_middle_is_not_saved(video_model, moving_square, tmp_path, monkeypatch):
+    stream, path, frames = RegionStream(video_model, SETTINGS), tmp_path / "stream.safetensors", moving_square(4)
+    script(stream, frames, 0, 3)
+    save_stream(stream, path)
+    before = path.read_bytes()
+    with monkeypatch.context() as patching, pytest.raises(MemoryError):
+        patching.setattr(stream.follower, "perceived", lambda regions: (_ for _ in ()).throw(MemoryError))
+        stream.push(frames[3])
+    with pytest.raises(PamKitError, match="after 3 whole frames; it cannot be saved to .*stream.safetensors: load it"):
+        save_stream(stream, path)
+    assert path.read_bytes() == before and load_stream(video_model, path).frames == 3
+
+
 def test_files_that_are_no_such_stream_are_told_apart(video_model, moving_square, tmp_path, monkeypatch):
     stream, path = RegionStream(video_model, SETTINGS), tmp_path / "stream.safetensors"
     script(stream, moving_square(3))
     save_stream(stream, path)
     (tmp_path / "cut").write_bytes(path.read_bytes()[:-100])
     (tmp_path / "text").write_text("a stream, is it not?")
-    save_file({"weight": torch.zeros(2)}, tmp_path / "weights", metadata={"format": "pt"})
+    for name, version in (("weights", "pt"), ("older", "pam-kit stream 2")):
+        save_file({"weight": torch.zeros(2)}, tmp_path / name, metadata={"format": version})
     messages = {
         "missing": "no saved stream at",
         "cut": "is not a saved stream, or it is cut off",
         "text": "is not a saved stream, or it is cut off",
         "weights": "is not a saved stream of this version; it says 'pt'",
+        "older": "is not a saved stream of this version; it says 'pam-kit stream 2'",
         ".": "no saved stream at",
     }
     for name, message in messages.items():

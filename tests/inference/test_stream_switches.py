@@ -133,8 +133,9 @@ def test_without_memory_an_object_out_of_sight_is_looked_for_where_it_was_last(r
     assert found.pointed()[4] == RegionPrompt(box=found.reports[1].regions[1].box())
 
 
-def test_without_memory_an_object_that_was_never_seen_is_followed_on(record, hidden, everything):
-    hidden(set(range(6)))
+@pytest.mark.parametrize("score_only", [False, True])
+def test_without_memory_an_object_that_was_never_seen_is_followed_on(record, hidden, score_only):
+    hidden(set(range(6)), score_only)
     found = record(memory=False)
     assert list(found.pointed()) == [0, 8]  # seen in frame 6, so that it is pointed at when the third clip begins
     assert [bool(one.texts) for one in found.said] == [False, True, True]

@@ -152,11 +152,33 @@ def test_a_clip_never_has_more_frames_than_it_may(video_model, moving_square, mo
         if index == 4:
             stream.prompt(BOX, 1)
         stream.push(frame)
-        if stream.clip_is_full():
+        if stream.full_clips() == [1]:
             read.append(stream.describe()[0].frames_read)
     assert read and set(read) == {most}
     # A carried frame and the newest one are both among them, so that clips overlap in it.
     assert len(read) == {(1, True): 8, (2, True): 8, (2, False): 4, (3, True): 4, (5, False): 1}[most, carry]
+
+
+GAP = (0.0, 0.1, 5.0, 5.03, 5.07, 5.1, 5.5, 5.53, 6.0, 6.04)
+
+
+def test_behind_a_gap_frames_are_read_at_the_same_pace(video_model, moving_square):
+    """A variable frame rate, a stall, dropped frames: what was left out is not made up for."""
+    stream = RegionStream(video_model, settings(read_every=0.5, clip_frames=6))
+    stream.prompt(BOX)
+    reports = [stream.push(frame, time) for frame, time in zip(moving_square(len(GAP)), GAP, strict=True)]
+    assert [report.time for report in reports if report.read] == [0.0, 5.0, 5.5, 6.0] and not stream.full_clips()
+
+
+def test_a_frame_that_is_read_out_of_turn_takes_the_next_turn(video_model, moving_square):
+    stream, read = RegionStream(video_model, settings(read_every=0.5)), []
+    stream.prompt(BOX)
+    for index, frame in enumerate(moving_square(17)):
+        if index == 2:
+            stream.prompt(BOX, 1)
+        if stream.push(frame).read:
+            read.append(index)
+    assert read == [0, 2, 10, 15]
 
 
 def test_nothing_is_computed_before_anything_is_pointed_at(video_model, moving_square, monkeypatch):
@@ -232,6 +254,45 @@ def test_a_refused_prompt_changes_nothing(video_model, moving_square, prompt, me
         report = stream.push(frame)
         assert list(report.regions) == [1] and torch.equal(report.regions[1].mask_logits, logits)
     assert report.index == 5
+
+
+def test_a_refused_prompt_takes_no_other_with_it(video_model, moving_square):
+    stream, frame = RegionStream(video_model, settings()), moving_square(1)[0]
+    stream.prompt(BOX, 1)
+    stream.prompt(RegionPrompt(box=(60, 10, 90, 30)), 2)
+    stream.prompt(OTHER, 3)
+    with pytest.raises(PromptError, match="region 2: box .* does not fit"):
+        stream.push(frame)
+    assert list(stream.push(frame).regions) == [1, 3]
+
+
+def break_in(stream, name: str, monkeypatch, work) -> None:
+    """Ctrl-C in the middle of ``work``, when the follower's method ``name`` is called."""
+
+    def stopped(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patching, pytest.raises(KeyboardInterrupt):
+        patching.setattr(stream.follower, name, stopped)
+        work()
+
+
+@pytest.mark.parametrize("broken_in", ["push", "describe"])
+def test_a_stream_that_was_stopped_in_the_middle_says_so(video_model, moving_square, monkeypatch, broken_in):
+    """Else the frame would be tracked twice."""
+    frames = moving_square(4)
+    stream, expected = pushed(video_model, frames[:3], read_every=0.2 if broken_in == "push" else 9.0)
+    assert not stream.broken
+    work = {"push": lambda: stream.push(frames[3], 0.4), "describe": stream.describe}[broken_in]
+    break_in(stream, "perceived", monkeypatch, work)
+    assert stream.broken
+    for call in (lambda: stream.push(frames[3]), stream.describe, lambda: stream.remove(1)):
+        with pytest.raises(PamKitError, match="in the middle of its work, after 3 whole frames; it cannot go on: load"):
+            call()
+    stream.reset()
+    stream.prompt(BOX)
+    again = [stream.push(frame) for frame in frames[:3]]
+    assert torch.equal(again[2].regions[1].mask_logits, expected[2].regions[1].mask_logits)
 
 
 @pytest.mark.parametrize(

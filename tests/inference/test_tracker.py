@@ -154,12 +154,34 @@ def test_json_holds_a_mask_a_frame(predictor, moving_square, hidden):
     assert list(region["texts"]["caption"]) == ["zh"]
 
 
-def test_an_object_that_is_never_there(predictor, moving_square, hidden):
-    hidden(set(range(100)))
+@pytest.mark.parametrize("score_only", [False, True])
+def test_an_object_that_is_never_there(predictor, moving_square, hidden, score_only):
+    """Nothing is said of it, also where a mask is drawn because it is pointed at."""
+    hidden(set(range(100)), score_only)
     region = predicted(predictor, moving_square(4), [FramePrompt(1, 2, BOX)]).regions[0].to_json()
     assert not region["ever_seen"] and region["out_of_sight"] == [[0, pytest.approx(0.1)]]
     assert region["transitions"] == [{"state": "lost", "time": 0.0, "frame": 0, "never_seen": True}]
-    assert all(frame["segmentation"] is None for frame in region["frames"])
+    assert region["texts"] == {} and not any(frame["in_sight"] for frame in region["frames"])
+    assert (region["frames"][2]["segmentation"] is not None) == score_only
+    assert score_only or all(frame["segmentation"] is None for frame in region["frames"])
+
+
+def test_of_several_objects_those_that_are_there_are_spoken_of(predictor, moving_square, monkeypatch):
+    """The texts go to the regions they are about."""
+    frames, prompts = moving_square(3), [FramePrompt(1, 0, BOX), FramePrompt(2, 0, OTHER)]
+    expected = predicted(predictor, frames, prompts).regions[1].texts["caption"]["en"].text
+    observe = predictor.model.backbone.observe
+
+    def observed(*arguments, **keywords):
+        regions = observe(*arguments, **keywords)
+        regions.object_score = regions.object_score.clone()
+        regions.object_score[0] = -9
+        return regions
+
+    monkeypatch.setattr(predictor.model.backbone, "observe", observed)
+    one, other = predicted(predictor, frames, prompts).regions
+    assert not one.ever_seen and one.texts == {} and other.ever_seen
+    assert other.texts["caption"]["en"].text == expected
 
 
 def test_a_source_that_was_opened_stays_open(predictor, moving_square):

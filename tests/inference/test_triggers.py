@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
@@ -10,35 +11,27 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pam_kit.errors import PamKitError
-from pam_kit.inference.triggers import (
-    AnyTrigger,
-    AtTrigger,
-    EveryTrigger,
-    MaskChangeTrigger,
-    SceneChangeTrigger,
-    Trigger,
-    TriggerFrame,
-    parse_seconds,
-)
+from pam_kit.inference.change_triggers import MaskChangeTrigger, SceneChangeTrigger
+from pam_kit.inference.triggers import AnyTrigger, AtTrigger, EveryTrigger, Trigger, TriggerFrame, parse_seconds
 
-NO_MASKS = np.zeros((0, 8, 8), dtype=bool)
 NTSC = Fraction(30000, 1001)
 
 
-def timed(time: float, index: int = 0) -> TriggerFrame:
-    return TriggerFrame(time, index, None, NO_MASKS)
+def timed(time: float, regions: tuple[int, ...] = (1,)) -> TriggerFrame:
+    return TriggerFrame(time, 0, None, np.zeros((len(regions), 8, 8), dtype=bool), regions)
 
 
-def masked(time: float, *areas: int | tuple[int, int]) -> TriggerFrame:
-    """One mask a region: the first pixels of 10 x 10, or those from one to another."""
+def masked(time: float, *areas: int | tuple[int, int], regions: tuple[int, ...] | None = None) -> TriggerFrame:
+    """One mask a region, 1, 2, ... by default: the first pixels of 10 x 10, or those from one to another."""
     masks = np.zeros((len(areas), 100), dtype=bool)
     for mask, area in zip(masks, areas, strict=True):
         mask[slice(*area) if isinstance(area, tuple) else slice(area)] = True
-    return TriggerFrame(time, 0, None, masks.reshape(-1, 10, 10))
+    numbers = tuple(range(1, len(areas) + 1)) if regions is None else regions
+    return TriggerFrame(time, 0, None, masks.reshape(-1, 10, 10), numbers)
 
 
 def pictured(image: np.ndarray) -> TriggerFrame:
-    return TriggerFrame(0.0, 0, image, NO_MASKS)
+    return TriggerFrame(0.0, 0, image, np.zeros((0, 8, 8), dtype=bool), ())
 
 
 def spoken_at(trigger: Trigger, frames) -> list[tuple[int, str]]:
@@ -168,14 +161,72 @@ def test_masks_are_compared_with_those_last_spoken_of():
     assert [trigger.should_speak(frame) for frame in frames[4:]] == [None] * 6
 
 
+def test_periods_are_counted_from_the_first_frame_of_a_region():
+    """While there is none nothing is due, and not in the frame in which the first one joins either."""
+    trigger = EveryTrigger(2)
+    assert [trigger.should_speak(timed(time, ())) for time in (0.0, 3.0, 9.0)] == [None] * 3
+    assert spoken_at(trigger, [timed(time) for time in (10.0, 10.5, 12.0, 13.9, 14.0)]) == [
+        (2, "every 2s"),
+        (4, "every 2s"),
+    ]
+    assert trigger.should_speak(timed(19.0, ())) is None
+    assert [trigger.should_speak(timed(time)) for time in (19.5, 20.0)] == [None, "every 2s"]
+
+
+def test_times_at_which_there_was_nothing_to_speak_of_are_kept():
+    trigger = AnyTrigger([AtTrigger([1, 2, 3, 9]), SceneChangeTrigger()])
+    at, frames = trigger.triggers[0], [pictured(scene(seed)) for seed in (1, 2)]
+    frames = [replace(frame, time=time) for frame, time in zip(frames, (0.0, 2.5), strict=True)]
+    assert trigger.should_speak(frames[0]) is None
+    assert trigger.should_speak(frames[1]) == "at 1s, 2s, scene change"
+    trigger.passed(frames[1])
+    assert trigger.should_speak(frames[1]) is None
+    assert at.missed == [1, 2] and at.remaining == (3, 9)
+    again = AtTrigger([1, 2, 3, 9])
+    again.restore(stored(at.state()))
+    assert not again.missed and again.remaining == (3, 9)
+
+
 def test_regions_come_and_go():
     trigger = MaskChangeTrigger(settle=0)
-    assert trigger.should_speak(TriggerFrame(0, 0, None, np.zeros((0, 10, 10), bool))) is None
+    assert trigger.should_speak(masked(0)) is None
     assert trigger.should_speak(masked(1, 30)) is None, "a new region is compared from its first frame on"
     assert trigger.should_speak(masked(2, 30, 50)) is None
     assert trigger.should_speak(masked(3, 30, 20)) == "mask change"
-    assert trigger.should_speak(masked(4, 20)) is None, "one was dropped: all begin anew"
-    assert trigger.should_speak(masked(5, 9)) == "mask change"
+    assert trigger.should_speak(masked(4, 20)) is None, "what is gone is no reason"
+    assert trigger.should_speak(masked(5, 20, 9)) is None, "one that joins again is compared from then on"
+    assert trigger.should_speak(masked(6, 9, 9)) == "mask change", "the other one from where it was"
+
+
+def test_a_region_of_a_lower_number_that_joins_is_no_change():
+    """Rows shift when it joins; each region is compared with itself."""
+    trigger = MaskChangeTrigger(settle=0)
+    assert trigger.should_speak(masked(0, 30, (60, 90), regions=(2, 5))) is None
+    joined = masked(1, (40, 50), 30, (60, 90), regions=(1, 2, 5))
+    assert trigger.should_speak(joined) is None
+    assert trigger.should_speak(masked(2, (40, 50), 30, 5, regions=(1, 2, 5))) == "mask change"
+
+
+def test_one_that_leaves_as_another_joins_is_no_change():
+    trigger = MaskChangeTrigger(settle=0)
+    assert trigger.should_speak(masked(0, 30, (60, 90), regions=(1, 2))) is None
+    assert trigger.should_speak(masked(1, 30, (40, 50), regions=(1, 3))) is None
+    assert trigger.should_speak(masked(2, 30, (70, 80), regions=(1, 3))) == "mask change"
+
+
+def test_those_that_were_not_spoken_of_are_compared_on():
+    trigger = MaskChangeTrigger(settle=1)
+    frames = [masked(time, *areas) for time, areas in enumerate([(50, 50), (20, 50), (20, 20), (20, 20)])]
+    assert [trigger.should_speak(frame) for frame in frames[:3]] == [None, None, "mask change"]
+    trigger.spoken(frames[2].of([1]))
+    assert trigger.should_speak(frames[3]) == "mask change", "of region 2, since a second"
+    trigger.spoken(frames[3].of([2]))
+    assert trigger.should_speak(replace(frames[3], time=9.0)) is None
+
+
+def test_masks_that_flicker_in_turns_have_not_settled():
+    frames = [masked(0.25 * i, 10 if i % 2 else 50, 50 if i % 2 else 10) for i in range(10)]
+    assert spoken_at(MaskChangeTrigger(settle=0.5), frames) == []
 
 
 def scene(seed: int, side: int = 64) -> np.ndarray:
@@ -242,10 +293,11 @@ def a_stream(count: int = 40) -> list[TriggerFrame]:
     random = np.random.default_rng(3)
     frames = []
     for index in range(count):
-        masks = np.zeros((1 + (index > 9), 10, 10), dtype=bool)
+        regions = (1, 2) if index > 9 else (1,)
+        masks = np.zeros((len(regions), 10, 10), dtype=bool)
         for mask in masks:
             mask[: random.integers(1, 10) if index % 8 > 3 else 5] = True
-        frames.append(TriggerFrame(index / 10, index, scene(index // 11), masks))
+        frames.append(TriggerFrame(index / 10, index, scene(index // 11), masks, regions))
     return frames
 
 
@@ -335,8 +387,10 @@ def test_wrong_frames():
     with pytest.raises(PamKitError, match=r"not \(4, 4\) uint8"):
         SceneChangeTrigger().should_speak(pictured(np.zeros((4, 4), np.uint8)))
     with pytest.raises(PamKitError, match=r"boolean \(R, h, w\) NumPy array, not \(1, 4, 4\) float64; threshold them"):
-        MaskChangeTrigger().should_speak(TriggerFrame(0, 0, None, np.zeros((1, 4, 4))))
+        MaskChangeTrigger().should_speak(TriggerFrame(0, 0, None, np.zeros((1, 4, 4)), (1,)))
+    with pytest.raises(PamKitError, match=r"1 masks of the regions \[1, 2\]; give one mask a region"):
+        MaskChangeTrigger().should_speak(replace(masked(0, 5), regions=(1, 2)))
     trigger = MaskChangeTrigger()
     trigger.should_speak(masked(0, 5))
     with pytest.raises(PamKitError, match=r"masks of \(4, 4\) follow masks of \(10, 10\); keep to one size"):
-        trigger.should_speak(TriggerFrame(1, 1, None, np.zeros((1, 4, 4), bool)))
+        trigger.should_speak(TriggerFrame(1, 1, None, np.zeros((1, 4, 4), bool), (1,)))

@@ -167,8 +167,8 @@ def _predict_video(options: argparse.Namespace) -> None:
         print(json.dumps(found.to_json(), ensure_ascii=False, indent=1))
         return
     for region in found.regions:
-        seen = [frame for frame in region.frames if frame.segmentation is not None]
-        print(f"region {region.region}: in sight in {len(seen)} of {len(region.frames)} frames, {_changes(region)}")
+        seen = sum(frame.in_sight for frame in region.frames)
+        print(f"region {region.region}: in sight in {seen} of {len(region.frames)} frames, {_changes(region)}")
         _print_texts(region.texts)
     print(f"annotated: {annotated}")
 

@@ -84,12 +84,11 @@ def begin(
 
 def chosen_trigger(options: argparse.Namespace) -> tuple["AnyTrigger", float | None]:
     """When the stream speaks, and the longest time between two such moments, None where that is open."""
+    from pam_kit.inference.change_triggers import MaskChangeTrigger, SceneChangeTrigger
     from pam_kit.inference.triggers import (
         AnyTrigger,
         AtTrigger,
         EveryTrigger,
-        MaskChangeTrigger,
-        SceneChangeTrigger,
         parse_seconds,
     )
 

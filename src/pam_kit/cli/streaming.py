@@ -91,27 +91,39 @@ def stream(options: argparse.Namespace) -> None:
                 _comment(options, begun, trigger, stopping)
             finally:
                 if options.save:
-                    from pam_kit.inference.stream_state import save_stream
-
-                    save_stream(begun.stream, options.save, trigger)
+                    _save(begun, options.save, trigger)
                 _sum_up(begun, trigger)
 
 
 def _comment(options: argparse.Namespace, begun: Begun, trigger, stopping: Interruption) -> None:
     from pam_kit.inference.commentary import comment
 
-    annotated = begun.annotated
+    annotated, times = begun.annotated, begun.stream.latency
 
     def on_frame(frame, report) -> None:
         if annotated:
-            annotated.on_frame(frame, report)
+            with times.work("draw"):
+                annotated.on_frame(frame, report)
         if options.each_frame:
-            _print_line(report.to_json())
+            with times.work("tell"):
+                _print_line(report.to_json())
 
     for event in comment(stopping.items(begun.coming()), begun.stream, trigger, begun.prompts, on_frame):
         if annotated:
             annotated.on_event(event)
-        _print_line(event.to_json())
+        with times.work("tell"):
+            _print_line(event.to_json())
+
+
+def _save(begun: Begun, path: str, trigger) -> None:
+    """Write the stream, unless it was stopped in the middle of its work: a frame would count twice when it goes on."""
+    from pam_kit.inference.stream_state import save_stream
+
+    if begun.stream.broken:
+        left = f"{path} is left as it was" if Path(path).exists() else "nothing is saved"
+        print(f"pam-kit stream: stopped in the middle of its work; {left}", file=sys.stderr)
+    else:
+        save_stream(begun.stream, path, trigger)
 
 
 def _sum_up(begun: Begun, trigger) -> None:
@@ -119,14 +131,19 @@ def _sum_up(begun: Begun, trigger) -> None:
     from pam_kit.inference.triggers import AtTrigger
 
     damage = begun.frames.source.damage
-    left = [time for one in trigger.triggers if isinstance(one, AtTrigger) for time in one.remaining]
-    if left:
-        times = ", ".join(f"{time:g}" for time in left)
-        print(f"pam-kit stream: nothing was said at {times} s, since the frames ended before", file=sys.stderr)
+    given = [one for one in trigger.triggers if isinstance(one, AtTrigger)]
+    _tell_unsaid([time for one in given for time in one.missed], "no region was followed then")
+    _tell_unsaid([time for one in given for time in one.remaining], "the frames ended before")
     if begun.stream.frames:  # else that is the error
         tell_damage("stream", damage)
     end = {"event": "end", **begun.stream.summary(), "dropped_frames": begun.frames.dropped, "damage": damage}
     _print_line(end)
+
+
+def _tell_unsaid(times: list[float], why: str) -> None:
+    if times:
+        told = ", ".join(f"{time:g}" for time in times)
+        print(f"pam-kit stream: nothing was said at {told} s, since {why}", file=sys.stderr)
 
 
 def _print_line(values: dict[str, Any]) -> None:

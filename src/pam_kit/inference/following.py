@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -12,6 +13,7 @@ from pam_kit.data.prepare import Geometry, collate, prepare
 from pam_kit.errors import PamKitError
 from pam_kit.geometry import tight_box
 from pam_kit.inference.latency import Latency
+from pam_kit.inference.presence import in_sight
 from pam_kit.inference.region_masks import full_size
 from pam_kit.model import RegionVLM
 
@@ -40,6 +42,15 @@ class SeenRegion:
 
     def box(self) -> tuple[float, float, float, float] | None:
         """The mask's tight box (x1, y1, x2, y2) in the frame's pixels, or None where the mask is empty."""
+        return self._box
+
+    @property
+    def in_sight(self) -> bool:
+        """Whether the object is seen: by its score, and by a mask that is not empty."""
+        return in_sight(self.object_score, 0 if self._box is None else 1)
+
+    @cached_property
+    def _box(self) -> tuple[float, float, float, float] | None:
         return tight_box(self.mask())
 
 

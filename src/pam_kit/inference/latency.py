@@ -3,7 +3,7 @@
 import time
 from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import torch
 
@@ -12,6 +12,8 @@ WINDOW = 1024
 # What happens to every frame, and to every caption.
 FRAME_STAGES = ("encode", "track", "perceive", "project", "prefill")
 CAPTION_STAGES = ("first_token", "decode", "carry")
+# What happens to every frame beside the model's work.
+OUTPUT_STAGES = ("trigger", "draw", "tell")
 
 
 class Latency:
@@ -20,7 +22,8 @@ class Latency:
     Stages of a frame: ``encode`` (the picture), ``track`` (its masks), ``perceive``, ``project`` and ``prefill`` (its
     tokens go through the decoder); of a caption: ``first_token`` (from the question to the first word, the newest frame
     and the regions described before included), ``decode`` (the words behind it) and ``carry`` (the next clip is opened
-    with the last frame of this one).
+    with the last frame of this one); of what comes out: ``trigger`` (whether to speak), ``draw`` (a frame of the
+    annotated video is drawn and encoded) and ``tell`` (a line is made and written, to a reader who may be slow).
 
     Stages may lie within each other, so the time of work (``busy``) is measured by itself.
 
@@ -44,11 +47,12 @@ class Latency:
         self.add(name, self.now() - begin)
 
     @contextmanager
-    def work(self) -> Iterator[None]:
-        """Count what happens inside as work, whatever its stages."""
+    def work(self, stage: str | None = None) -> Iterator[None]:
+        """Count what happens inside as work, whatever its stages, and as ``stage`` where it is one by itself."""
         begin = self.now()
         try:
-            yield
+            with self.stage(stage) if stage else nullcontext():
+                yield
         finally:
             self._busy += self.now() - begin
 
@@ -74,7 +78,8 @@ class Latency:
 
     def summary(self) -> dict[str, dict[str, float]]:
         """Stage -> count, mean, p50 and p95, in milliseconds."""
-        return {name: self._row(name) for name in (*FRAME_STAGES, *CAPTION_STAGES) if name in self._counts}
+        stages = (*FRAME_STAGES, *CAPTION_STAGES, *OUTPUT_STAGES)
+        return {name: self._row(name) for name in stages if name in self._counts}
 
     def _row(self, name: str) -> dict[str, float]:
         ordered = sorted(self._recent[name])

@@ -8,7 +8,16 @@ from typing import Any
 from pam_kit.errors import PamKitError
 
 PRESENT, OCCLUDED, LOST, FOUND = "present", "occluded", "lost", "found"
+SEEN_FROM = 0.5  # the least probability of an object that counts as seen
 _SLACK = 1e-6  # seconds: times are sums of floats
+
+
+def in_sight(object_score: float, area: int, threshold: float = SEEN_FROM) -> bool:
+    """Whether a region is seen in a frame: an object is there, as the model knows it, and its mask has an area.
+
+    The one of them does not do: a backbone may draw a mask where it is pointed at though it sees no object.
+    """
+    return object_score >= threshold and area > 0
 
 
 @dataclass(frozen=True)
@@ -55,8 +64,8 @@ class _Memory:
 class PresenceTracker:
     """Follows one region from frame to frame and says when it goes out of sight and comes back.
 
-    It is seen in a frame where its score is at least ``threshold`` and its mask has an area. In the first frame it is
-    ``present`` where it is seen; where not, it is ``lost`` with ``never_seen``, until it is ``present``. From then on::
+    It is seen in a frame where it is ``in_sight``. In the first frame it is ``present`` where it is seen; where not, it
+    is ``lost`` with ``never_seen``, until it is ``present``. From then on::
 
         present --unseen--> occluded --unseen for lost_after--> lost
            ^------ found ------'-------------- found -----------'
@@ -71,7 +80,7 @@ class PresenceTracker:
         first_frame: number of the first frame.
     """
 
-    def __init__(self, lost_after: float = 1.0, confirm: int = 1, threshold: float = 0.5, first_frame: int = 0):
+    def __init__(self, lost_after: float = 1.0, confirm: int = 1, threshold: float = SEEN_FROM, first_frame: int = 0):
         if not (math.isfinite(lost_after) and lost_after >= 0):
             raise PamKitError(f"lost_after {lost_after} is no length of time; give seconds from 0 up")
         if confirm < 1:
@@ -103,7 +112,7 @@ class PresenceTracker:
             PamKitError: a score that is no probability, a negative area, or a time before that of the frame before.
         """
         self._check(object_score, area, time)
-        memory, seen = self._memory, object_score >= self.threshold and area > 0
+        memory, seen = self._memory, in_sight(object_score, area, self.threshold)
         changes = self._begin(seen, time) if memory.status is None else self._go_on(seen, time)
         memory.time, memory.frame = float(time), memory.frame + 1
         return changes

@@ -1,5 +1,6 @@
 """One region's clip while the decoder reads it: frames come in one by one, and the last of them opens the next clip."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -48,8 +49,12 @@ class ClipReading:
     The first frame is read like a picture (r = 2), those behind it are shorter (r = 4). Kept are the decoder's keys and
     values and the tokens of the last frame, since it may open the next clip.
 
+    Frames are read ``every`` so many seconds, counted from the first one that is read. A frame that is read out of turn
+    takes the next turn. Turns that no frame came for are left out: behind a gap reading goes on at the same pace.
+
     Attributes:
         first: time of the first frame that was read.
+        turn: the next frame to read is the first one that reaches ``first + turn * every``.
         count: frames read.
         carried: how many of them, 0 or 1, were of the clip before.
         seen: whether the region was in sight in any frame since ``start``, read or not.
@@ -57,12 +62,13 @@ class ClipReading:
     Args:
         follower: makes the tokens.
         start: time at which the clip begins, in seconds.
+        every: seconds between two frames that are read; 0: every frame.
     """
 
-    def __init__(self, follower: RegionFollower, start: float):
-        self._follower, self.start = follower, start
+    def __init__(self, follower: RegionFollower, start: float, every: float):
+        self._follower, self.start, self.every = follower, start, every
         self.reading = follower.model.decoder.start_reading(1)
-        self.count = self.carried = 0
+        self.count = self.carried = self.turn = 0
         self.first = start
         self.seen = False
         self.last: PerceivedTokens | None = None
@@ -75,17 +81,19 @@ class ClipReading:
         """Whether a frame can be read on the way, for the clip to have at most ``frames`` with the newest one."""
         return self.count < frames - 1
 
-    def is_due(self, time: float, every: float) -> bool:
-        """Whether the next frame to read has come: the first one at once, the others every ``every`` seconds."""
-        return self.count == 0 or time >= self.first + self.count * every - _SLACK
+    def is_due(self, time: float) -> bool:
+        """Whether the next frame to read has come: the first one at once, the others in their turns."""
+        return self.count == 0 or time >= self.first + self.turn * self.every - _SLACK
 
-    def is_full(self, time: float, every: float, frames: int) -> bool:
+    def is_full(self, time: float, frames: int) -> bool:
         """Whether the frame at ``time`` is the last one of a clip of ``frames``."""
-        return not self.has_room(frames) and time >= self.first + max(1, self.count) * every - _SLACK
+        return not self.has_room(frames) and time >= self.first + max(1, self.turn) * self.every - _SLACK
 
     def add(self, tokens: PerceivedTokens, time: float) -> None:
         """Read the region's tokens (R = 1) in the next frame, which is of ``time``."""
         self.first = time if self.count == 0 else self.first
+        passed = math.floor((time - self.first + _SLACK) / self.every) if self.every else 0
+        self.turn = max(self.turn, passed) + 1
         self._read(self._follower.embeddings(tokens, later=self.count > 0))
         self.last = tokens
 
@@ -108,7 +116,7 @@ class ClipReading:
 
     def following(self, carry: bool, time: float) -> "ClipReading":
         """The clip that begins where this one ends; with ``carry`` its first frame is the last of this one."""
-        clip = ClipReading(self._follower, time)
+        clip = ClipReading(self._follower, time, self.every)
         if carry and self.last is not None:
             with self.latency.stage("carry"):
                 clip.add(self.last, time)

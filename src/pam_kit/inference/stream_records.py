@@ -5,7 +5,6 @@ from typing import Any
 
 from pam_kit.contracts import GeneratedText, RegionPrompt
 from pam_kit.errors import PamKitError
-from pam_kit.geometry import tight_box
 from pam_kit.inference.following import SeenRegion
 from pam_kit.inference.presence import Transition
 from pam_kit.inference.result import texts_json
@@ -90,10 +89,10 @@ class FrameReport:
 
 
 def _seen_json(seen: SeenRegion) -> dict[str, Any]:
-    mask = seen.mask()
-    box = tight_box(mask)
+    box = seen.box()
     scores = {"iou": round(seen.iou, 4), "object_score": round(seen.object_score, 4)}
-    return {"area": int(mask.sum()), "box": None if box is None else list(box), **scores}
+    area = 0 if box is None else int(seen.mask().sum())
+    return {"in_sight": seen.in_sight, "area": area, "box": None if box is None else list(box), **scores}
 
 
 @dataclass

@@ -24,9 +24,9 @@ from pam_kit.inference.streamer import Followed, RegionStream
 from pam_kit.inference.triggers import Trigger
 from pam_kit.model import RegionVLM
 
-_FORMAT = "pam-kit stream 2"
+_FORMAT = "pam-kit stream 3"
 _MEMORY, _NEWEST, _TRIGGER = "memory/", "newest/", "trigger/"
-_CLIP = ("start", "first", "count", "carried", "seen")
+_CLIP = ("start", "first", "turn", "count", "carried", "seen")
 # So many values of each parameter tell models apart.
 _LOOKED_AT = 8
 
@@ -35,8 +35,10 @@ def save_stream(stream: RegionStream, path: str | Path, trigger: Trigger | None 
     """Write the stream, and what ``trigger`` remembers, to ``path``, one safetensors file, whole or not at all.
 
     It holds what the stream has in memory; not the model, which must be the same when it is loaded, and not the times
-    that were measured. Raises PamKitError where the file cannot be written.
+    that were measured. Raises PamKitError where the file cannot be written, and of a stream that is ``broken``; a
+    former file is then left as it was.
     """
+    stream.check_whole(f"be saved to {path}")
     tensors = {_MEMORY + name: value for name, value in stream.follower.memory.tensors().items()}
     if stream.newest is not None:
         tensors |= {_NEWEST + name: value for name, value in _named(stream.newest)}
@@ -132,7 +134,7 @@ def _region_facts(one: Followed) -> dict[str, Any]:
 
 
 def _region(stream: RegionStream, facts: dict[str, Any], tensors: dict[str, Tensor]) -> Followed:
-    clip = ClipReading(stream.follower, facts["clip"]["start"])
+    clip = ClipReading(stream.follower, facts["clip"]["start"], stream.settings.read_every)
     for name in _CLIP:
         setattr(clip, name, facts["clip"][name])
     clip.reading.restore(_below(tensors, "reading/"))

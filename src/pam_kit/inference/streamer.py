@@ -1,6 +1,7 @@
 """A live stream: push frames, get masks at once and, whenever it is asked, what the regions have been doing."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,10 @@ class RegionStream:
     What is kept is bounded: the backbone's memory, the newest frame's features, and of each region the tokens of the
     last read frame and the decoder's keys and values of the clip so far, which end with the clip.
 
+    Attributes:
+        broken: whether an exception, such as Ctrl-C, left it in the middle of a frame, a description or a removal.
+            Then it is neither as before nor as after, so that it cannot go on or be saved, until it is ``reset``.
+
     Args:
         model: a RegionVLM whose backbone tracks; it is put into eval mode.
         settings: how it is read and spoken about.
@@ -76,6 +81,7 @@ class RegionStream:
 
     def reset(self) -> None:
         """Forget every frame and region; the settings stay."""
+        self.broken = False
         self.latency = Latency(self.device)
         self.follower = RegionFollower(self.model, self.latency)
         self.followed: list[Followed] = []
@@ -116,42 +122,43 @@ class RegionStream:
             return
         row = self._row(region)
         rows = [i for i in range(len(self.followed)) if i != row]
-        self.follower.memory.keep(rows)
-        self.newest = self.newest.of_rows(rows) if rows and self.newest is not None else None
-        self.unread = {place for place, old in enumerate(rows) if old in self.unread}
-        self.followed = [self.followed[old] for old in rows]
+        with self._whole():
+            self.follower.memory.keep(rows)
+            self.newest = self.newest.of_rows(rows) if rows and self.newest is not None else None
+            self.unread = {place for place, old in enumerate(rows) if old in self.unread}
+            self.followed = [self.followed[old] for old in rows]
 
     def push(self, image: np.ndarray, time: float | None = None) -> FrameReport:
         """The next frame, (H, W, 3) uint8 RGB, at ``time`` in seconds -> masks of all regions in it.
 
         Until a region is pointed at nothing is computed. Raises PromptError where a prompt does not fit the frame,
         which is then not taken: push it again, with a better prompt or without; and PamKitError for a frame of another
-        size than those before, or of an earlier time.
+        size than those before, or of an earlier time, and of a stream that is ``broken``.
         """
         time = self._checked(image, time)
         self._check_pending(image)
         report = FrameReport(self.frames, time)
-        if self.followed or self.pending:
-            with self.latency.work():
-                self._follow(image, report)
-        self.begun = self.begun if self.frames else time
-        self.frames, self.time, self.size = self.frames + 1, time, (image.shape[0], image.shape[1])
+        with self._whole():
+            if self.followed or self.pending:
+                with self.latency.work():
+                    self._follow(image, report)
+            self.begun = self.begun if self.frames else time
+            self.frames, self.time, self.size = self.frames + 1, time, (image.shape[0], image.shape[1])
         report.latency_ms = self.latency.taken(FRAME_STAGES)
         return report
 
-    def clip_is_full(self) -> bool:
-        """Whether some region's clip has as many frames as it may have, the newest one, which is due, included."""
-        every, most = self.settings.read_every, self.settings.clip_frames
-        return any(one.clip.is_full(self.time, every, most) for one in self.followed)
+    def full_clips(self) -> list[int]:
+        """The regions whose clips have as many frames as they may have, the newest one, which is due, included."""
+        return [one.number for one in self.followed if one.clip.is_full(self.time, self.settings.clip_frames)]
 
     def describe(self, regions: Sequence[int] | None = None, reason: str = "asked") -> list[Description]:
         """What the regions (all of them by default) did since they were last described; their next clips begin.
 
         The newest frame is the last of the clip. Of an object that was out of sight in all frames since, and where no
-        frame came since, nothing is said.
+        frame came since, nothing is said. Raises PamKitError of a stream that is ``broken``.
         """
         rows = range(len(self.followed)) if regions is None else [self._row(region) for region in regions]
-        with self.latency.work():
+        with self._whole(), self.latency.work():
             asked_at = self.latency.now()
             return [self._describe(row, reason, asked_at) for row in rows]
 
@@ -167,6 +174,22 @@ class RegionStream:
             "real_time_factor": round(busy / length, 4) if length else None,
             "latency_ms": self.latency.summary(),
         }
+
+    def check_whole(self, wish: str) -> None:
+        """Raise PamKitError where the stream is ``broken``, so that it cannot do what is wished."""
+        if self.broken:
+            raise PamKitError(
+                f"the stream was stopped in the middle of its work, after {self.frames} whole frames; it cannot "
+                f"{wish}: load it from a file that was saved before, or reset it and point at the regions again"
+            )
+
+    @contextmanager
+    def _whole(self) -> Iterator[None]:
+        """What happens inside happens to its end, or breaks the stream."""
+        self.check_whole("go on")
+        self.broken = True
+        yield
+        self.broken = False
 
     def _describe(self, row: int, reason: str, asked_at: float) -> Description:
         one = self.followed[row]
@@ -211,12 +234,12 @@ class RegionStream:
         return float(time)
 
     def _check_pending(self, image: np.ndarray) -> None:
-        """Take back the prompts of the next frame where one does not fit it."""
+        """Take back a prompt of the next frame that does not fit it; the others go on waiting for theirs."""
         for number, prompt in self.pending.items():
             try:
                 prompt.check(width=image.shape[1], height=image.shape[0])
             except PromptError as error:
-                self.pending.clear()
+                del self.pending[number]
                 raise PromptError(f"region {number}: {error}") from None
 
     def _follow(self, image: np.ndarray, report: FrameReport) -> None:
@@ -227,7 +250,8 @@ class RegionStream:
         features = self.follower.step(image, pointing)
         for number in new:
             presence = PresenceTracker(self.settings.lost_after, first_frame=report.index)
-            self.followed.append(Followed(number, presence, ClipReading(self.follower, report.time)))
+            clip = ClipReading(self.follower, report.time, self.settings.read_every)
+            self.followed.append(Followed(number, presence, clip))
         self._note(image.shape[:2], features, report)
         self.newest, self.unread = features, set(range(len(self.followed)))
         due = [row for row, one in enumerate(self.followed) if self._due(one, report.time)]
@@ -252,11 +276,10 @@ class RegionStream:
     def _note(self, size: tuple[int, int], features: RegionFeatures, report: FrameReport) -> None:
         """What the frame shows of each region goes into the report, and into its clip and presence."""
         for one, seen in zip(self.followed, seen_regions(features, size), strict=True):
-            box = seen.box()
-            one.box = box or one.box
-            area = int(seen.coarse.sum()) if box else 0
+            area = int(seen.coarse.sum()) if seen.box() else 0
             changes = one.presence.update(seen.object_score, area, report.time)
-            one.clip.seen |= box is not None
+            if seen.in_sight:
+                one.box, one.clip.seen = seen.box(), True
             report.regions[one.number] = seen
             if changes:
                 report.transitions[one.number] = changes
@@ -265,7 +288,7 @@ class RegionStream:
         """A frame in which the region is pointed at is read whatever its time."""
         if not one.clip.has_room(self.settings.clip_frames):
             return False
-        return one.number in self.pending or one.clip.is_due(time, self.settings.read_every)
+        return one.number in self.pending or one.clip.is_due(time)
 
     def _read(self, rows: Sequence[int], time: float) -> None:
         """Let the decoder read what the newest frame, of ``time``, shows of some regions."""

@@ -166,14 +166,19 @@ class VideoPredictor:
     def _texts(
         self, followed: list[_Followed], asking: Asking, history: Mapping[str, str]
     ) -> list[dict[str, dict[str, GeneratedText]]]:
-        """The answers about each region: task -> language -> text; all are decoded as one batch."""
-        prefixes = [torch.cat([one.tokens[index] for index in one.read_order()]) for one in followed]
-        questions = asking.questions(history, range(len(followed)))
+        """The answers about each region: task -> language -> text; all are decoded as one batch.
+
+        Of an object that was in sight in no frame nothing is said.
+        """
+        told = [row for row, one in enumerate(followed) if any(frame.in_sight for frame in one.seen.values())]
+        read = [(followed[row].tokens, followed[row].read_order()) for row in told]
+        prefixes = [torch.cat([tokens[index] for index in order]) for tokens, order in read]
+        questions = asking.questions(history, range(len(told)))
         texts: list[dict[str, dict[str, GeneratedText]]] = [{} for _ in followed]
         answers = self.model.decoder.generate(prefixes, questions, asking.max_new_tokens) if len(questions) else []
         about = zip(questions.region_index.tolist(), questions.tasks, questions.languages, answers, strict=True)
         for region, task, language, answer in about:
-            texts[region].setdefault(task, {})[language] = answer
+            texts[told[region]].setdefault(task, {})[language] = answer
         return texts
 
 

@@ -9,9 +9,8 @@ import numpy as np
 from pam_kit.contracts import GeneratedText, RegionPrompt
 from pam_kit.data.masks import decode_rle, encode_rle
 from pam_kit.errors import PromptError
-from pam_kit.geometry import tight_box
 from pam_kit.inference.following import SeenRegion
-from pam_kit.inference.presence import Transition, out_of_sight
+from pam_kit.inference.presence import Transition, in_sight, out_of_sight
 from pam_kit.inference.result import prompt_json, texts_json
 
 
@@ -48,7 +47,10 @@ def prompts_by_frame(prompts: Sequence[FramePrompt], width: int, height: int) ->
 
 @dataclass(frozen=True)
 class RegionFrame:
-    """A region in one frame: its mask as COCO's compressed run-length encoding, None where it is not in sight."""
+    """A region in one frame: its mask as COCO's compressed run-length encoding, None where it is empty.
+
+    A frame in which the region is pointed at may have a mask though the object is not in sight by its score.
+    """
 
     index: int
     time: float
@@ -60,8 +62,7 @@ class RegionFrame:
 
     @classmethod
     def of(cls, seen: SeenRegion, index: int, time: float) -> "RegionFrame":
-        mask = seen.mask()
-        box = tight_box(mask)
+        mask, box = seen.mask(), seen.box()
         return cls(
             index=index,
             time=time,
@@ -71,6 +72,11 @@ class RegionFrame:
             area=int(mask.sum()),
             box=box,
         )
+
+    @property
+    def in_sight(self) -> bool:
+        """Whether the object is seen: by its score, and by a mask that is not empty."""
+        return in_sight(self.object_score, self.area)
 
     def mask(self, size: tuple[int, int]) -> np.ndarray:
         """(H, W) boolean mask in a frame of ``size`` = (H, W)."""
@@ -82,6 +88,7 @@ class RegionFrame:
         return {
             "frame": self.index,
             "time": round(self.time, 4),
+            "in_sight": self.in_sight,
             "segmentation": self.segmentation,
             "area": self.area,
             "box": None if self.box is None else list(self.box),
@@ -100,7 +107,7 @@ class VideoRegionPrediction:
         frames: one for every frame of the video, in order of time.
         transitions: when it went out of sight, was lost and was found again.
         read_frames: the frames whose tokens the decoder read, in the order in which it did, the prompted one first.
-        texts: task -> language -> answer.
+        texts: task -> language -> answer; none of an object that was in sight in no frame.
     """
 
     region: int
@@ -112,7 +119,8 @@ class VideoRegionPrediction:
 
     @property
     def ever_seen(self) -> bool:
-        return any(frame.segmentation is not None for frame in self.frames)
+        """Whether the object was in sight in any frame."""
+        return any(frame.in_sight for frame in self.frames)
 
     def to_json(self) -> dict[str, Any]:
         end = self.frames[-1].time if self.frames else 0.0

@@ -137,7 +137,7 @@ def _prompts(record: RegionRecord, prompted: int, size: tuple[int, int]) -> dict
 def _of_clip(record: RegionRecord, region: VideoRegionPrediction, prompted: int) -> RegionRecord:
     frame = region.frames[prompted]
     seen = looks(frame.segmentation, frame.iou, frame.object_score)
-    return said(record, region.texts[record.task][record.language], seen)
+    return said(record, region.texts.get(record.task, {}).get(record.language), seen)
 
 
 def _event(stream: RegionStream, root: Path, event: RegionRecord, pointed: bool) -> RegionRecord:
