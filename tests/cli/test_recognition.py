@@ -1,6 +1,7 @@
 """recognize, evaluate-labels and probe on a command line, with a small random model."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -113,8 +114,15 @@ def test_a_probe_writes_its_table(run, recipe, capsys, tmp_path):
     code, text, _ = called(capsys, *call)
     assert code == 0 and "| recognize en reference | " in text and f"probe: {out / 'probe.md'}" in text
     assert json.loads((out / "probe.json").read_text())["settings"]["sources"] == ["reference"]
+    assert json.loads((out / "probe.json").read_text())["settings"]["shape"] == "box"
     code, again, _ = called(capsys, *call, "--resume")
     assert code == 0 and again == text
+    # Another model in the folder of then.
+    replaced = Path(shutil.copytree(run, tmp_path / "run"))
+    with open(replaced / "model" / "recipe.yaml", "a", encoding="utf-8") as file:
+        print("# trained anew", file=file)
+    code, _, error = called(capsys, *call, "--resume", "--checkpoint", replaced)
+    assert code == 2 and "was begun by another probe: its model is" in error and "leave out --resume" in error
 
 
 @pytest.mark.parametrize(

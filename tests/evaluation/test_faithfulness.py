@@ -25,7 +25,7 @@ from pam_kit.evaluation.faithfulness import (
     TextFall,
     probe_picture,
 )
-from pam_kit.evaluation.faithfulness_scores import faithfulness_markdown, faithfulness_table
+from pam_kit.evaluation.faithfulness_scores import faithfulness_markdown, faithfulness_table, of_regions
 from pam_kit.evaluation.probing import probe_held_out, probe_records
 from pam_kit.evaluation.records import RegionRecord
 from pam_kit.inference.predictor import RegionPredictor
@@ -133,7 +133,7 @@ def asked_about(large: str, small: str, known: bool = True) -> ProbedPicture:
         ProbedRegion(
             name,
             RegionPrompt(box=tuple(map(float, box))),
-            (ProbedQuestion("recognize", "en", ASKED, colour),),
+            (ProbedQuestion("recognize", "en", ASKED, (colour,)),),
             mask(box) if known else None,
         )
         for name, box, colour in (("large", LARGE, large), ("small", SMALL, small))
@@ -211,7 +211,7 @@ def test_where_a_region_is_when_nobody_says(looking):
 
 def test_texts_that_are_not_there_and_answers_that_are_given(looking):
     box = RegionPrompt(box=tuple(map(float, LARGE)))
-    asked = (ProbedQuestion("recognize", "en", ASKED), ProbedQuestion("caption", "en", ASKED, "  ", "yellow"))
+    asked = (ProbedQuestion("recognize", "en", ASKED), ProbedQuestion("caption", "en", ASKED, ("  ",), "yellow"))
     one = ProbedPicture("x", picture("red", "blue"), (ProbedRegion("a", box, asked),))
     falls, _ = probe_picture(looking("region"), one, ProbeSettings())
     assert [(fall.source, fall.text) for fall in falls] == [("answer", "red"), ("answer", "yellow")]
@@ -220,6 +220,32 @@ def test_texts_that_are_not_there_and_answers_that_are_given(looking):
     for sources in ((), ("caption",)):
         with pytest.raises(PamKitError, match="no texts|texts are of reference, answer"):
             ProbeSettings(sources=sources)
+
+
+def test_all_references_are_tested_and_count_as_one_text(looking):
+    box = RegionPrompt(box=tuple(map(float, LARGE)))
+    asked = ProbedQuestion("recognize", "en", ASKED, ("red", "blue", "red", " "), "red")
+    one = ProbedPicture("x", picture("red", "blue"), (ProbedRegion("a", box, (asked,)),))
+    falls, _ = probe_picture(looking("region"), one, ProbeSettings())
+    assert [(fall.source, fall.text) for fall in falls] == [
+        ("reference", "red"),
+        ("reference", "blue"),
+        ("answer", "red"),
+    ]
+    joined, answer = of_regions(falls)
+    assert answer is falls[2] and joined.tokens == falls[0].tokens + falls[1].tokens
+    drops = [fall.drop("region") * fall.tokens for fall in falls[:2]]
+    assert joined.drop("region") == pytest.approx(sum(drops) / joined.tokens) and drops[0] != pytest.approx(drops[1])
+    scores = faithfulness_table(of_regions(falls))["recognize en reference"]
+    assert scores["nll"]["n"] == 1 and scores["nll"]["mean"] == pytest.approx(-joined.original / joined.tokens)
+
+
+def test_texts_of_two_regions_or_questions_stay_apart():
+    texts = [TextFall(*facts, "text", 1, -1.0) for facts in (("r", "caption", "en", "reference", "?"),) * 2]
+    others = [("q", "caption", "en", "reference", "?"), ("r", "caption", "en", "reference", "!")]
+    others += [("r", "caption", "zh", "reference", "?"), ("r", "caption", "en", "answer", "?")]
+    found = of_regions([*texts, *(TextFall(*facts, "text", 1, -1.0) for facts in others)])
+    assert [fall.tokens for fall in found] == [2, 1, 1, 1, 1]
 
 
 def test_altered_pictures():
@@ -243,6 +269,25 @@ def test_altered_pictures():
     assert not shaped(np.zeros_like(ell), "box").any()
     with pytest.raises(PamKitError, match="shape 'circle' is unknown"):
         shaped(ell, "circle")
+
+
+def test_by_default_nothing_is_left_of_a_regions_outline():
+    """Two objects of one tight box but different outlines: without them their pictures are the same."""
+    rows, columns = np.mgrid[:24, :36]
+    disc = (rows - 11.5) ** 2 + (columns - 17.5) ** 2 < 7**2
+    square = (abs(rows - 11.5) < 7) & (abs(columns - 17.5) < 7)
+    picture = np.random.default_rng(0).integers(0, 256, (24, 36, 3), dtype=np.uint8)
+    usual = ProbeSettings()
+
+    def without(mask, shape) -> np.ndarray:
+        shown = picture.copy()
+        shown[mask] = 200
+        found = altered(shown, shaped(mask, shape), usual.fill)
+        # The mean of the whole picture differs a little between the two.
+        return (found == found[12, 18]).all(-1)
+
+    assert usual.shape == "box" and np.array_equal(without(disc, usual.shape), without(square, usual.shape))
+    assert without(disc, "mask").sum() == disc.sum() < square.sum() == without(square, "mask").sum()
 
 
 def test_the_contrast_takes_the_largest_other_region_and_spares_ones_own():
@@ -308,30 +353,14 @@ def test_a_probe_of_held_out_pictures_and_its_files(looking, tmp_path):
         assert sheet.width > 4 * 320 and sheet.height > 2 * 320
 
 
-def test_a_probe_goes_on_where_it_was_stopped(looking, tmp_path, monkeypatch):
-    predictor, settings = looking("region"), ProbeSettings(sources=("reference",))
-    whole = probe_held_out(predictor, section(prompts=["box"]), settings, tmp_path)
-    file = tmp_path / "texts" / "held_out-box.jsonl"
-    text = file.read_text()
-    lines = text.splitlines(keepends=True)
-    file.write_text("".join(lines[:3]) + lines[3][:20])  # stopped in the middle of the third picture
-    predictor.model.backbone.encoded = 0
-    again = probe_held_out(predictor, section(prompts=["box"]), settings, tmp_path, resume=True)
-    assert again == whole and file.read_text() == text
-    regions = len({fall["region"] for fall in json.loads(lines[3])["texts"]})
-    assert predictor.model.backbone.encoded == 1 + 3 * regions
-    with pytest.raises(PamKitError, match="begun with other settings"):
-        probe_held_out(predictor, section(prompts=["box"]), ProbeSettings("blur"), tmp_path, resume=True)
-    file.write_text(text.replace('"micro standard seed 3:1"', '"other"'))
-    with pytest.raises(PamKitError, match="picture 1 is other, now micro"):
-        probe_held_out(predictor, section(prompts=["box"]), settings, tmp_path, resume=True)
-
-
 def test_recipes_without_held_out_pictures_are_refused(looking, tmp_path):
     videos = SplitChoice(ComponentChoice("micro_videos", {}))
     for splits, told in (({}, "evaluate.splits is empty"), ({"v": videos}, "v are of clips or videos")):
         with pytest.raises(RecipeError, match=told):
             probe_held_out(looking("region"), EvaluateSection(splits=splits), ProbeSettings(), tmp_path)
+
+
+MORE = {"red": ("ruby",), "blue": ("navy",)}
 
 
 def records() -> list[RegionRecord]:
@@ -340,7 +369,7 @@ def records() -> list[RegionRecord]:
             f"{image}:{name}",
             "colours",
             ASKED,
-            (colour,),
+            (colour, *MORE.get(colour, ())),
             prediction,
             image=image,
             prompt=prompt_json(RegionPrompt(box=tuple(map(float, box)))),
@@ -358,6 +387,8 @@ def test_a_probe_of_a_benchmark(looking, tmp_path):
     scores = tables["colours"]["caption en reference"]
     assert scores["drop_region"]["n"] == 4 and scores["region_first"]["mean"] == 1
     texts = (tmp_path / "out" / "texts" / "colours.jsonl").read_text().splitlines()[1:]
+    references = [fall["text"] for line in texts for fall in json.loads(line)["texts"] if fall["source"] == "reference"]
+    assert references == ["red", "ruby", "blue", "navy", "green", "yellow"]
     answers = [fall["text"] for line in texts for fall in json.loads(line)["texts"] if fall["source"] == "answer"]
     # What was predicted is tested as it stands, here of the wrong object; the model is asked where nothing was.
     assert answers == ["red", "red", "green", "green"]

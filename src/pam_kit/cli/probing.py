@@ -1,6 +1,7 @@
 """The verb that tests whether texts come from their regions: probe. Torch-free."""
 
 import argparse
+import sys
 from pathlib import Path
 
 from pam_kit.cli.arguments import add_recipe, add_verb, choices, chosen_schedule, positive
@@ -8,7 +9,7 @@ from pam_kit.cli.runs import RUN
 from pam_kit.errors import PamKitError
 
 # As in evaluation.altered_pictures and evaluation.faithfulness, whose modules would load torch.
-FILLS, SHAPES, SOURCES = ("mean", "blur"), ("mask", "box"), ("reference", "answer")
+FILLS, SHAPES, SOURCES = ("mean", "blur"), ("box", "mask"), ("reference", "answer")
 
 
 def add_verbs(verbs) -> None:
@@ -26,10 +27,15 @@ def add_verbs(verbs) -> None:
     parser.add_argument(
         "--fill", choices=FILLS, default="mean", help="what stands for what is taken out (default mean)"
     )
-    parser.add_argument("--shape", choices=SHAPES, default="mask", help="how a region is taken out (default mask)")
+    parser.add_argument(
+        "--shape",
+        choices=SHAPES,
+        default="box",
+        help="take out a region's box (default), or its mask, of which the outline stays to be seen",
+    )
     parser.add_argument("--texts", type=choices(SOURCES), default=SOURCES, help="comma-separated: reference,answer")
     parser.add_argument("--limit", type=positive, metavar="N", help="at most so many pictures of each held-out set")
-    parser.add_argument("--resume", action="store_true", help="go on where a probe of the same settings was stopped")
+    parser.add_argument("--resume", action="store_true", help="go on where a probe of the same model was stopped")
     parser.add_argument("--device", help="torch device; the first GPU by default, else the CPU")
     parser.add_argument("--out", help="folder of scores and pictures (default RUN/probe/<recipe>)")
 
@@ -57,9 +63,13 @@ def probe(options: argparse.Namespace) -> None:
     folder = Path(options.out) if options.out else Path(options.checkpoint) / "probe" / recipe.name
     predictor = RegionPredictor.from_run(options.checkpoint, options.device)
     if records is None:
-        tables = probe_held_out(predictor, section, settings, folder, tqdm, options.resume)
+        tables = probe_held_out(predictor, section, settings, folder, tqdm, options.resume, _say)
     else:
         about = (predictor, records, Path(options.data), settings, folder)
-        tables = probe_records(*about, tqdm, options.resume, section.pictures)
+        tables = probe_records(*about, tqdm, options.resume, section.pictures, _say)
     print("\n".join(faithfulness_markdown(tables)))
     print(f"probe: {folder / 'probe.md'}; pictures: {folder / 'pictures'}")
+
+
+def _say(text: str) -> None:
+    print(f"pam-kit probe: {text}", file=sys.stderr)

@@ -10,9 +10,10 @@ from pam_kit.geometry import tight_box
 
 Fill = Literal["mean", "blur"]
 FILLS = ("mean", "blur")
-# mask takes out the region's own pixels, box its tight box: a filled mask still shows the outline of what was there.
-Shape = Literal["mask", "box"]
-SHAPES = ("mask", "box")
+# box takes out a region's tight box, mask its own pixels. A filled mask still shows the outline of what was there, a
+# wider one a rounder outline; a filled box shows no more than the box that a region is pointed at with.
+Shape = Literal["box", "mask"]
+SHAPES = ("box", "mask")
 # Standard deviation of the blur, as a share of the picture's longer side.
 BLUR_SHARE = 1 / 12
 
@@ -38,7 +39,7 @@ def altered(image: np.ndarray, where: np.ndarray, fill: Fill) -> np.ndarray:
 
 
 def shaped(mask: np.ndarray, shape: Shape) -> np.ndarray:
-    """The area of a region (H, W) bool: its mask as it is, or its tight box."""
+    """The area of a region (H, W) bool: its tight box, or its mask as it is."""
     if shape == "mask":
         return mask
     if shape != "box":

@@ -37,14 +37,14 @@ class ProbeSettings:
 
     Args:
         fill: what stands in the place of what was taken out.
-        shape: whether a region is taken out by its mask or by its box.
-        sources: ``reference``, the true text, and ``answer``, what the model itself says of the whole picture.
+        shape: whether a region is taken out by its box or by its mask, of which the outline stays to be seen.
+        sources: ``reference``, the true texts, and ``answer``, what the model itself says of the whole picture.
         max_new_tokens: of an answer.
         batch_size: pictures that are encoded at once.
     """
 
     fill: Fill = "mean"
-    shape: Shape = "mask"
+    shape: Shape = "box"
     sources: tuple[str, ...] = SOURCES
     max_new_tokens: int = 48
     batch_size: int = 16
@@ -58,13 +58,13 @@ class ProbeSettings:
 class ProbedQuestion:
     """What is asked about a region, and what is true of it, where that is known.
 
-    ``answer`` is what the model said of the whole picture; None asks it.
+    ``references`` are all tested. ``answer`` is what the model said of the whole picture; None asks it.
     """
 
     task: str
     language: str
     question: str
-    reference: str | None = None
+    references: tuple[str, ...] = ()
     answer: str | None = None
 
 
@@ -191,9 +191,10 @@ def _texts(predictor, picture: ProbedPicture, prefix: Tensor, settings: ProbeSet
             said[place] = answer.text
     found = []
     for (row, one), answer in zip(asked, said, strict=True):
-        for source, text in (("reference", one.reference), ("answer", answer)):
+        region = picture.regions[row].id
+        references = [("reference", text) for text in dict.fromkeys(one.references)]
+        for source, text in (*references, ("answer", answer)):
             if source in settings.sources and text and text.strip():
-                region = picture.regions[row].id
                 found.append((row, TextFall(region, one.task, one.language, source, one.question, text)))
     return found
 

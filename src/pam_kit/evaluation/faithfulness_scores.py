@@ -2,7 +2,8 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -21,6 +22,17 @@ MEANINGS = {
     "contrast": "drop_region - drop_other, of the same texts",
     "region_first": "share of texts that lose more without their region than without the other",
 }
+
+
+def of_regions(falls: Sequence[TextFall]) -> list[TextFall]:
+    """The texts of one picture -> one for each region, question and source: several references count as one text.
+
+    Their likelihoods and tokens add up, so that a drop is in nats per token of all of them.
+    """
+    groups: dict[tuple[str, ...], list[TextFall]] = defaultdict(list)
+    for fall in falls:
+        groups[fall.region, fall.task, fall.language, fall.source, fall.question].append(fall)
+    return [own[0] if len(own) == 1 else _joined(own) for own in groups.values()]
 
 
 def faithfulness_table(falls: Iterable[TextFall]) -> Table:
@@ -45,6 +57,17 @@ def faithfulness_markdown(tables: dict[str, Table]) -> list[str]:
             lines.append(f"| {name} | " + " | ".join(cells) + f" | {scores['nll']['n']} |")
         lines.append("")
     return lines + [f"- {name}: {what}" for name, what in MEANINGS.items()]
+
+
+def _joined(falls: list[TextFall]) -> TextFall:
+    return replace(
+        falls[0],
+        text="\n".join(fall.text for fall in falls),
+        tokens=sum(fall.tokens for fall in falls),
+        original=sum(fall.original for fall in falls),
+        # All are about one region, of which the same was taken out.
+        altered={name: sum(fall.altered[name] for fall in falls) for name in falls[0].altered},
+    )
 
 
 def _scores(falls: list[TextFall]) -> dict[str, Cell]:

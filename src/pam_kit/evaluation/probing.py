@@ -1,15 +1,15 @@
 """The faithfulness probe over held-out pictures and over benchmarks: what is tested, and the files that it leaves."""
 
-import json
 import math
+import warnings
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from pam_kit.atomic_files import write_json
-from pam_kit.contracts import RegionSample
+from pam_kit.atomic_files import whole_file, write_json
+from pam_kit.contracts import Region, RegionSample
 from pam_kit.data.pictures import read_picture
 from pam_kit.errors import BrokenSample, PamKitError, PromptError
 from pam_kit.evaluation.faithfulness import (
@@ -20,15 +20,24 @@ from pam_kit.evaluation.faithfulness import (
     TextFall,
     probe_picture,
 )
-from pam_kit.evaluation.faithfulness_scores import MEANINGS, Table, faithfulness_markdown, faithfulness_table
+from pam_kit.evaluation.faithfulness_scores import (
+    MEANINGS,
+    Table,
+    faithfulness_markdown,
+    faithfulness_table,
+    of_regions,
+)
 from pam_kit.evaluation.held_out import exact_prompts, picture_splits, readable_samples
 from pam_kit.evaluation.probe_examples import ProbeExamples
+from pam_kit.evaluation.probed_texts import ProbedTexts
 from pam_kit.evaluation.records import RegionRecord
 from pam_kit.inference.predictor import RegionPredictor
 from pam_kit.inference.result import prompt_from_json
 from pam_kit.registry import find
 from pam_kit.sections import EvaluateSection, SplitChoice
 from pam_kit.tasks import question
+
+Say = Callable[[str], None]
 
 
 def probe_held_out(
@@ -38,14 +47,22 @@ def probe_held_out(
     folder: Path,
     progress=lambda items, **_: items,
     resume: bool = False,
+    say: Say = warnings.warn,
 ) -> dict[str, Table]:
     """Probe the held-out pictures of a recipe under each of their kinds of prompts.
 
     Writes probe.json and probe.md, texts/<split>-<prompt>.jsonl with the likelihoods of all texts, and
-    pictures/<split>-<prompt>.png with examples into ``folder``. With ``resume`` the pictures whose texts are there
-    already are left out; the settings must be the same. Examples are of pictures that were not.
+    pictures/<split>-<prompt>.png with examples into ``folder``.
 
-    Raises RecipeError where the recipe holds out no pictures.
+    Args:
+        resume: pictures whose texts are there already are left out, of which examples are not drawn anew. The model,
+            the settings, and the dataset with its tasks and languages must be the same; a picture that has changed is
+            probed anew.
+        say: is told what was.
+
+    Raises:
+        RecipeError: the recipe holds out no pictures.
+        PamKitError: what is to be gone on with is of another model, other settings or another dataset.
     """
     splits, _ = picture_splits(section)
     tables: dict[str, Table] = {}
@@ -55,8 +72,15 @@ def probe_held_out(
             row = f"{name} / {kind}"
             samples = readable_samples(dataset, split, folder, row, progress)
             pictures = (probed_sample(sample, split, kind) for sample in samples)
-            tables[row] = _probed(predictor, pictures, settings, folder, row, section.pictures, resume)
-    _write(folder, settings, tables)
+            of = {
+                "dataset": {"name": split.dataset.name, "arguments": dict(split.dataset.arguments)},
+                "tasks": list(split.tasks),
+                "languages": list(split.languages),
+            }
+            with _texts(predictor, settings, folder, row, of, resume) as texts:
+                tables[row] = _probed(predictor, pictures, settings, texts, section.pictures)
+            _tell(texts, say)
+    _write(predictor, folder, settings, tables)
     return tables
 
 
@@ -69,10 +93,12 @@ def probe_records(
     progress=lambda items, **_: items,
     resume: bool = False,
     examples: int = 4,
+    say: Say = warnings.warn,
 ) -> dict[str, Table]:
     """As ``probe_held_out``, on the pictures of a benchmark; a row for each benchmark that records are of.
 
-    The first reference of a region is tested, and what was predicted of it counts as the answer where it is there.
+    All references of a region are tested, and what was predicted of it counts as the answer where it is there. With
+    ``resume``, pictures of which something else was predicted are probed anew.
     """
     tables: dict[str, Table] = {}
     by_benchmark: dict[str, list[RegionRecord]] = defaultdict(list)
@@ -81,8 +107,10 @@ def probe_records(
     for name, own in by_benchmark.items():
         pictures = probed_records(own, root)
         shown = progress(pictures, total=len({record.image for record in own}), desc=name)
-        tables[name] = _probed(predictor, shown, settings, folder, name, examples, resume)
-    _write(folder, settings, tables)
+        with _texts(predictor, settings, folder, name, {"benchmark": name}, resume) as texts:
+            tables[name] = _probed(predictor, shown, settings, texts, examples)
+        _tell(texts, say)
+    _write(predictor, folder, settings, tables)
     return tables
 
 
@@ -91,7 +119,7 @@ def probed_sample(sample: RegionSample, split: SplitChoice, kind: str) -> Probed
     regions = []
     for region, prompt in zip(sample.regions, exact_prompts(sample, kind), strict=True):
         asked = tuple(
-            ProbedQuestion(task, language, question(task, language), region.texts.get(task, {}).get(language))
+            ProbedQuestion(task, language, question(task, language), _reference(region, task, language))
             for task in split.tasks
             for language in split.languages
         )
@@ -122,67 +150,58 @@ def probed_records(records: Sequence[RegionRecord], root: Path) -> Iterator[Prob
         yield ProbedPicture(name, image, tuple(regions))
 
 
+def _reference(region: Region, task: str, language: str) -> tuple[str, ...]:
+    text = region.texts.get(task, {}).get(language)
+    return () if text is None else (text,)
+
+
 def _asked(record: RegionRecord) -> ProbedQuestion:
-    return ProbedQuestion(record.task, record.language, record.question, record.references[0], record.prediction)
+    return ProbedQuestion(record.task, record.language, record.question, record.references, record.prediction)
+
+
+def _texts(
+    predictor: RegionPredictor, settings: ProbeSettings, folder: Path, row: str, of: Mapping[str, Any], resume: bool
+) -> ProbedTexts:
+    head = {"model": predictor.sha256, "row": row, **of, **asdict(settings)}
+    return ProbedTexts(folder / "texts" / f"{_file_name(row)}.jsonl", head, resume)
+
+
+def _file_name(row: str) -> str:
+    return row.replace(" / ", "-")
+
+
+def _tell(texts: ProbedTexts, say: Say) -> None:
+    for note in texts.notes:
+        say(note)
 
 
 def _probed(
     predictor: RegionPredictor,
     pictures: Iterable[ProbedPicture],
     settings: ProbeSettings,
-    folder: Path,
-    row: str,
+    texts: ProbedTexts,
     examples: int,
-    resume: bool,
 ) -> Table:
-    name = row.replace(" / ", "-")
-    kept = _TextFile(folder / "texts" / f"{name}.jsonl", settings, resume)
     shown, falls = ProbeExamples(examples, settings.fill), list[TextFall]()
-    for number, picture in enumerate(pictures):
-        own = kept.falls(number, picture.source)
+    for picture in pictures:
+        own = texts.falls(picture)
         if own is None:
             own, areas = probe_picture(predictor, picture, settings)
-            kept.add(picture.source, own)
+            texts.add(picture, own)
             shown.add(picture, own, areas)
-        falls += own
-    shown.save(folder / "pictures" / f"{name}.png")
+        falls += of_regions(own)
+    shown.save(texts.path.parents[1] / "pictures" / f"{texts.path.stem}.png")
     return faithfulness_table(falls)
 
 
-class _TextFile:
-    """The likelihoods of texts, a picture a line behind a first line with the settings, as they become known."""
-
-    def __init__(self, path: Path, settings: ProbeSettings, resume: bool):
-        self.path = path
-        head = json.dumps({"settings": asdict(settings)}, ensure_ascii=False)
-        lines = path.read_text(encoding="utf-8").split("\n") if resume and path.is_file() else []
-        if lines and lines[0] != head:
-            raise PamKitError(f"{path} was begun with other settings: {lines[0]}; leave out --resume, or give the same")
-        # A process that was killed leaves a line without its end.
-        self._known = [json.loads(line) for line in lines[1:-1]]
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("\n".join([head, *lines[1:-1], ""]), encoding="utf-8")
-
-    def falls(self, number: int, source: str) -> list[TextFall] | None:
-        """What is known of picture ``number``, or None. PamKitError where another picture was there."""
-        if number >= len(self._known):
-            return None
-        line = self._known[number]
-        if line["picture"] != source:
-            raise PamKitError(f"{self.path}: picture {number} is {line['picture']}, now {source}; leave out --resume")
-        return [TextFall(**fall) for fall in line["texts"]]
-
-    def add(self, source: str, falls: list[TextFall]) -> None:
-        line = {"picture": source, "texts": [fall.to_json() for fall in falls]}
-        with open(self.path, "a", encoding="utf-8") as file:
-            print(json.dumps(line, ensure_ascii=False), file=file)
-
-
-def _write(folder: Path, settings: ProbeSettings, tables: dict[str, Table]) -> None:
-    write_json(folder / "probe.json", {"settings": asdict(settings), "scores": MEANINGS, "tables": _plain(tables)})
+def _write(predictor: RegionPredictor, folder: Path, settings: ProbeSettings, tables: dict[str, Table]) -> None:
+    facts = {"model": predictor.sha256, "settings": asdict(settings), "scores": MEANINGS, "tables": _plain(tables)}
+    write_json(folder / "probe.json", facts)
     altered = f"Altered with fill {settings.fill}, regions taken out by their {settings.shape}."
-    lines = ["# Faithfulness", "", f"Means over regions with one standard error. {altered}", ""]
-    (folder / "probe.md").write_text("\n".join(lines + faithfulness_markdown(tables)) + "\n", encoding="utf-8")
+    means = "Means over regions with one standard error; all references of a region count as one text."
+    lines = ["# Faithfulness", "", f"{means} {altered}", "", *faithfulness_markdown(tables)]
+    with whole_file(folder / "probe.md") as file:
+        file.write(("\n".join(lines) + "\n").encode())
 
 
 def _plain(value: Any) -> Any:

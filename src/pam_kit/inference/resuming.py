@@ -27,8 +27,8 @@ class GrowingLines:
         lock = locked(self.path.with_suffix(".lock"))
         if lock is None:
             raise PamKitError(
-                f"another process is writing {self.path}; give each process a part of its own (--shard 1/2 and 2/2), "
-                "or wait for it"
+                f"another process is writing {self.path}; wait for it, give another --out, or, of what can be divided, "
+                "give each process a part of its own (--shard 1/2 and 2/2)"
             )
         self._lock = lock
         return self
