@@ -1,5 +1,6 @@
 """Frames ahead on a thread: the same frames, no more than asked for, and no way to hang."""
 
+import itertools
 import threading
 import time
 import weakref
@@ -11,6 +12,7 @@ import pytest
 from pam_kit.data.video import BackgroundFrames, Frame, VideoError, VideoSource, open_video
 
 PATIENCE = 10
+NUMBERS = itertools.count()
 
 
 class Made(VideoSource):
@@ -19,7 +21,7 @@ class Made(VideoSource):
     def __init__(
         self, count: int, live: bool = False, fail: int | None = None, gate: threading.Semaphore | None = None
     ):
-        self.name, self.width, self.height, self.live = "made", 8, 6, live
+        self.name, self.width, self.height, self.live = f"made {next(NUMBERS)}", 8, 6, live
         self.count, self.fail, self.gate = count, fail, gate
         self.made: list[weakref.ref] = []
         self.given_up = threading.Event()
@@ -79,32 +81,63 @@ def test_errors_come_where_the_frame_would_have():
         next(frames)
 
 
+def running(source: Made) -> bool:
+    return any(thread.name == f"frames of {source.name}" for thread in threading.enumerate())
+
+
 def test_left_in_the_middle():
     source = Made(1000)
     frames = BackgroundFrames(source, ahead=2)
     for frame in frames:
         if frame.index == 3:
             break
-    frames.close()
-    assert source.given_up.wait(PATIENCE) and list(frames) == []
+    assert source.given_up.is_set() and not running(source) and list(frames) == []
     with BackgroundFrames(source), pytest.raises(RuntimeError, match="of the consumer"):
         raise RuntimeError("of the consumer")
 
 
+def test_no_thread_without_a_consumer():
+    """Nothing would end it: an iteration that never began is given up without a word."""
+    source = Made(1000)
+    frames = BackgroundFrames(source)
+    iteration = iter(frames)
+    assert not running(source)
+    del iteration, frames
+    assert not running(source) and not source.made
+    with BackgroundFrames(source, ahead=2):
+        assert until(lambda: len(source.made) == 2), "before the first frame is asked for"
+    assert not running(source)
+
+
+def test_an_error_that_comes_after_closing_is_nobodys():
+    gate = threading.Semaphore(0)
+    source = Made(5, fail=0, gate=gate)
+    with BackgroundFrames(source) as frames:
+        gate.release()
+        assert source.given_up.wait(PATIENCE)
+    assert list(frames) == []
+    source = Made(5, fail=0, gate=gate)
+    with BackgroundFrames(source) as frames:
+        frames.close()  # the thread still waits for the gate
+    gate.release()
+    assert until(lambda: not running(source)) and list(frames) == []
+
+
 def test_closing_does_not_wait_for_a_silent_source():
     gate = threading.Semaphore(0)
-    frames = BackgroundFrames(Made(5, live=True, gate=gate))
-    start = time.monotonic()
-    frames.close()
+    with BackgroundFrames(Made(5, live=True, gate=gate)) as frames:
+        start = time.monotonic()
     assert time.monotonic() - start < 3 and list(frames) == []
     gate.release(5)
 
 
 def test_closing_from_another_thread_ends_a_wait():
     gate = threading.Semaphore(0)
-    frames, got = BackgroundFrames(Made(5, live=True, gate=gate)), []
+    source = Made(5, live=True, gate=gate)
+    frames, got = BackgroundFrames(source), []
     consumer = threading.Thread(target=lambda: got.extend(frames))
     consumer.start()
+    assert until(lambda: running(source))
     frames.close()
     consumer.join(PATIENCE)
     assert not consumer.is_alive() and got == []
@@ -113,9 +146,9 @@ def test_closing_from_another_thread_ends_a_wait():
 
 def test_a_live_source_never_waits():
     source = Made(100, live=True)
-    frames = BackgroundFrames(source, ahead=4, drop=True)
-    assert source.given_up.wait(PATIENCE)
-    assert [frame.index for frame in frames] == [96, 97, 98, 99] and frames.dropped == 96
+    with BackgroundFrames(source, ahead=4, drop=True) as frames:
+        assert source.given_up.wait(PATIENCE)
+        assert [frame.index for frame in frames] == [96, 97, 98, 99] and frames.dropped == 96
 
 
 def test_nothing_is_dropped_where_the_consumer_keeps_up():
@@ -132,5 +165,5 @@ def test_nothing_is_dropped_where_the_consumer_keeps_up():
 def test_wrong_use():
     with pytest.raises(VideoError, match="ahead=0: at least 1"):
         BackgroundFrames(Made(3), ahead=0)
-    with pytest.raises(VideoError, match="made is not live, so it waits"):
+    with pytest.raises(VideoError, match=r"made \d+ is not live, so it waits"):
         BackgroundFrames(Made(3), drop=True)

@@ -5,13 +5,15 @@ import http.server
 import os
 import socket
 import threading
+import wave
 
+import av
 import numpy as np
 import pytest
 from PIL import Image
 
 from pam_kit.data.video import BackgroundFrames, VideoError, open_video
-from pam_kit.data.video.forward import RawVideo
+from pam_kit.data.video.forward import ForwardVideo, RawVideo
 from pam_kit.errors import BrokenSample
 
 
@@ -126,6 +128,27 @@ def test_an_address(served, make_video, plainly):
         for ask in (video.frames, video.reversed):
             with pytest.raises(VideoError, match="only goes forward; store it as a video file"):
                 ask()
+
+
+def test_iterations_of_what_only_goes_on_take_turns(served, make_video):
+    """One that waits for its next frame stands in nobody's way, nor in that of closing."""
+    make_video(movflags="faststart")
+    with open_video(f"{served}/clip.mp4") as video:
+        one, other = iter(video), iter(video)
+        assert [next(one).index, next(other).index, next(one).index] == [0, 1, 2]
+        assert [frame.index for frame in other] == list(range(3, 40)) and list(one) == []
+
+
+def test_what_gives_no_frame_is_closed(make_video, tmp_path):
+    path = tmp_path / "sound.wav"
+    with wave.open(str(path), "wb") as sound:
+        sound.setparams((1, 2, 8000, 0, "NONE", ""))
+        sound.writeframes(bytes(1600))
+    container = av.open(str(path))
+    with pytest.raises(VideoError, match="sound has no video stream, only audio"):
+        ForwardVideo(container, "sound", live=True)
+    with pytest.raises(Exception, match="(?i)closed|not open"):
+        next(container.demux())
 
 
 def test_a_playlist_behind_an_address_cannot_name_files_of_this_machine(served, make_video, tmp_path):

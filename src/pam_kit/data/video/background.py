@@ -15,7 +15,8 @@ class BackgroundFrames:
     """The frames of ``source`` in order, decoded on a background thread; iterated once, by one consumer.
 
     At most ``ahead`` frames are kept. Errors of the thread are raised where the frame would have come. A context
-    manager; leaving it, or an iteration that is left in the middle, ends the thread. ``source`` stays the caller's.
+    manager; entering it, or asking for the first frame, starts the thread; leaving it, or an iteration that is left in
+    the middle, ends the thread, and no frame or error comes any more. ``source`` stays the caller's.
 
     Args:
         source: what to read, from where it stands.
@@ -36,12 +37,12 @@ class BackgroundFrames:
         self.source, self.ahead, self.drop, self.dropped = source, ahead, drop, 0
         self._waiting: deque[Frame] = deque()
         self._changed = threading.Condition()
-        self._ended = self._stopped = False
+        self._started = self._ended = self._stopped = False
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._decode, name=f"frames of {source.name}", daemon=True)
-        self._thread.start()
 
     def __iter__(self) -> Iterator[Frame]:
+        self._start()
         try:
             while (frame := self._take()) is not None:
                 yield frame
@@ -54,15 +55,24 @@ class BackgroundFrames:
         with self._changed:
             self._stopped = True
             self._waiting.clear()
+            self._error = None
             self._changed.notify_all()
-        if self._thread is not threading.current_thread():
+        if self._started and self._thread is not threading.current_thread():
             self._thread.join(_PATIENCE)
 
     def __enter__(self) -> Self:
+        self._start()
         return self
 
     def __exit__(self, *_) -> None:
         self.close()
+
+    def _start(self) -> None:
+        """Start the thread once, and only where ``close`` is sure to be called: nothing else would end it."""
+        with self._changed:
+            if not (self._started or self._stopped):
+                self._thread.start()
+                self._started = True
 
     def _take(self) -> Frame | None:
         """The next frame, None behind the last one."""
@@ -85,7 +95,8 @@ class BackgroundFrames:
                 del frame
             del frames  # closes what the iteration has open, in the thread that used it
         except BaseException as error:
-            self._error = error
+            with self._changed:  # once it is closed, nobody will ask
+                self._error = None if self._stopped else error
         finally:
             with self._changed:
                 self._ended = True
