@@ -1,8 +1,9 @@
-"""A run folder with a small random model that follows regions, a small video, and calls of the command line."""
+"""A run folder with a small random model that follows regions, a small video, a judge, calls of the command line."""
 
 import contextlib
 import json
 import os
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
 import numpy as np
@@ -135,3 +136,24 @@ def write_video():
 def standard_input():
     """``with standard_input() as (descriptor, close)``: a pipe in the place of standard input."""
     return on_standard_input
+
+
+@pytest.fixture(scope="session")
+def judges():
+    """The module of the judges that tests of judging ask."""
+    path = Path(__file__).parents[1] / "evaluation" / "judging" / "conftest.py"
+    spec = spec_from_file_location("judges", path)
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def judge(judges, monkeypatch):
+    """A judge that compares words, until its ``script`` is another; ``options`` name it on the command line."""
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.delenv("PAM_KIT_JUDGE_KEY", raising=False)
+    with judges.serving() as serving:
+        serving.script = judges.compare
+        serving.options = ["--judge-url", serving.url, "--judge-model", judges.MODEL]
+        yield serving

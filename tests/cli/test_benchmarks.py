@@ -2,8 +2,6 @@
 
 import json
 import shutil
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -193,18 +191,6 @@ def test_where_nothing_can_be_read_there_is_no_score(score, data, tmp_path):
     assert not (tmp_path / "out" / "scores.md").exists()
 
 
-def test_perfect_predictions_make_a_perfect_table(data, tmp_path, capsys):
-    for name, columns in (("lvis", 2), ("coco_text", 1)):
-        records = find_benchmark(name).records(data / name)
-        lines = [json.dumps({"id": one.id, "prediction": one.references[0]}) for one in records]
-        path = tmp_path / f"{name}.jsonl"
-        path.write_text("\n".join(lines))
-        assert main(["evaluate", "--predictions", str(path), "--benchmark", name, "--data", str(data)]) == 0
-        ours = [line for line in capsys.readouterr().out.splitlines() if line.startswith(f"| {name} | here")]
-        assert ours and all(line.endswith(" 100.0 |" * columns) for line in ours)
-        assert "<figure>" in (tmp_path / f"{name}_scores" / "report.html").read_text()
-
-
 def rescored(path: Path, data: Path, out: Path, *options: str) -> dict:
     """The facts of ``scores.json`` after a file of predictions was scored on the benchmark that it is of."""
     name = path.parent.name.split("-")[0]
@@ -298,42 +284,15 @@ def test_a_protocol_that_fails_does_not_keep_the_others_from_their_numbers(tmp_p
     assert "captions_ptb could not be scored" in (tmp_path / "out" / "scores.md").read_text()
 
 
-class Judge(BaseHTTPRequestHandler):
-    """Gives each description 4, 3, 2 and 1."""
-
+def test_a_judge_gives_the_scores(score, predicted, judge):
     names = ("Subject Correspondence", "Appearance Description", "Temporal Description", "Hallucination Detection")
-
-    def do_POST(self):
-        self.rfile.read(int(self.headers["Content-Length"]))
-        said = "\n".join(f"{i}. {name}: {5 - i}; so" for i, name in enumerate(self.names, 1))
-        choice = {"index": 0, "message": {"role": "assistant", "content": said}, "finish_reason": "stop"}
-        body = json.dumps({"model": "judge", "choices": [choice], "usage": {}}).encode()
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_):
-        pass
-
-
-def test_a_judge_gives_the_scores(score, predicted, monkeypatch):
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Judge)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    try:
-        judge = ["--judge-url", f"http://127.0.0.1:{server.server_port}/v1", "--judge-model", "judge"]
-        code, output, _ = score("videorefer_d", *judge, out=predicted)
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    judge.say("\n".join(f"{i}. {name}: {5 - i}; so" for i, name in enumerate(names, 1)))
+    code, output, _ = score("videorefer_d", *judge.options, out=predicted)
     assert code == 0 and "| small | here, videorefer_bench_d | 4.00 | 3.00 | 2.00 | 1.00 | 2.50 |" in output
-    assert (predicted / "judge.jsonl").is_file()
+    assert (predicted / "judge.jsonl").is_file() and len(judge.requests) == 2
     # What the judge said is kept: the same call needs none.
-    code, output, _ = score("videorefer_d", *judge, out=predicted)
-    assert code == 0 and "| 2.50 |" in output
+    code, output, _ = score("videorefer_d", *judge.options, out=predicted)
+    assert code == 0 and "| 2.50 |" in output and len(judge.requests) == 2
 
 
 BENCHMARK = ["--benchmark", "lvis", "--data", "DATA", "--out", "OUT"]
