@@ -255,4 +255,5 @@ def _region_features(run: _DecoderRun, described: Tensor, shown: Shown, mask_tok
         candidate_logits=run.logits,
         candidate_iou=run.iou,
         candidate_tokens=mask_tokens,
+        described=described,
     )

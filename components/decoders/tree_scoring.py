@@ -75,7 +75,7 @@ def scored(
     by_question: dict[str, list[int]] = defaultdict(list)
     for number, (question, _, _) in enumerate(asked):
         by_question[question].append(number)
-    parts = {}
+    parts: dict[int, Tensor] = {}
     for question, same in by_question.items():
         said = [answer_words(form, question, answer, about_region) for answer in answers]
         rows = sorted({asked[number][1] for number in same})

@@ -168,6 +168,7 @@ class RegionFeatures(TensorRecord):
     ``points`` (R, P, 2) float and ``labels`` (R, P) long: what the region is pointed at with in this frame, as in
     PromptBatch but in shares of the picture; all padding where it is followed. None where the backbone does not say.
     ``crop_embedding`` (R, C, h, w): the embedding of the crop that the perceiver asks for; ``RegionVLM`` adds it.
+    ``described`` (R,) long: the candidate whose token ``mask_tokens[:, 0]`` is. None where the backbone does not say.
     """
 
     image_embedding: Tensor
@@ -184,6 +185,7 @@ class RegionFeatures(TensorRecord):
     labels: Tensor | None = None
     crop_embedding: Tensor | None = None
     candidate_tokens: Tensor | None = None
+    described: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.iou)
@@ -199,9 +201,21 @@ class RegionFeatures(TensorRecord):
         """
         if self.candidate_tokens is None or not 0 <= candidate < self.candidate_tokens.shape[1]:
             raise ValueError(f"these regions have no mask tokens of a candidate {candidate}")
-        described = torch.stack([self.candidate_tokens[:, candidate], self.mask_tokens[:, 1]], dim=1)
+        tokens = torch.stack([self.candidate_tokens[:, candidate], self.mask_tokens[:, 1]], dim=1)
         logits, iou = self.candidate_logits[:, candidate : candidate + 1], self.candidate_iou[:, candidate]
-        return replace(self, mask_tokens=described, mask_logits=logits, iou=iou)
+        described = None if self.described is None else torch.full_like(self.described, candidate)
+        return replace(self, mask_tokens=tokens, mask_logits=logits, iou=iou, described=described)
+
+    def as_described(self) -> "RegionFeatures":
+        """The same regions, each with the mask that ``mask_tokens[:, 0]`` makes, whichever one the backbone shows.
+
+        What is perceived of a region may depend on the mask that the backbone shows, so these are for showing alone.
+        """
+        if self.described is None:
+            return self
+        rows = torch.arange(len(self), device=self.described.device)
+        logits, iou = self.candidate_logits[rows, self.described], self.candidate_iou[rows, self.described]
+        return replace(self, mask_logits=logits.unsqueeze(1), iou=iou)
 
     @classmethod
     def joined(cls, parts: Sequence["RegionFeatures"]) -> "RegionFeatures":

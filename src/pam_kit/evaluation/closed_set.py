@@ -178,7 +178,7 @@ def _add(predictor, section: EvaluateSection, chosen: ClosedSet, listed: list, s
     prompts = [[prompt for prompt, _ in known] for _, known in listed]
     _, prefix = read_regions(predictor, [image for image, _ in listed], prompts)
     decoder, right = predictor.model.decoder, [place for _, known in listed for _, place in known]
-    scored.values.append(chosen.scores(decoder, prefix).cpu())
+    scored.values.append(chosen.scores(decoder, chosen.log_probabilities(decoder, prefix)).cpu())
     count = len(right)
     asked = Questions(
         torch.arange(count), [chosen.question] * count, [""] * count, ["recognize"] * count, [chosen.language] * count

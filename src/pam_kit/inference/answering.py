@@ -5,7 +5,7 @@ from contextlib import closing
 
 from torch import Tensor
 
-from pam_kit.contracts import Decoder, GeneratedText, Reading, Spoken, Steps
+from pam_kit.contracts import AnswerScores, Decoder, GeneratedText, Reading, Spoken, Steps
 from pam_kit.errors import PamKitError
 from pam_kit.inference.asked_regions import Pair, View, as_questions, views_of
 from pam_kit.inference.kept_readings import KeptReadings
@@ -52,13 +52,49 @@ class Answering:
         except PamKitError as error:
             # Such a decoder reads every question with its region, and refuses by itself what nobody can answer.
             answers = self.decoder.generate(prefixes(views), questions, max_new_tokens)
-            self._note(f"each question was read together with its region, and nothing of it kept: {error}")
+            self._note_unshared(error)
             yield from ((pair, answer.text, answer) for pair, answer in zip(ordered, answers, strict=True))
             return
         with closing(steps):
             yield from self._told(ordered, first)
             for step in steps:
                 yield from self._told(ordered, step)
+
+    def score(
+        self,
+        pairs: Sequence[Pair],
+        answers: Sequence[str],
+        prefixes: Callable[[Sequence[View]], Tensor],
+        together: int,
+    ) -> tuple[Sequence[Pair], AnswerScores]:
+        """How likely each of K answers is to each of ``pairs``, which are told in the order of the scores.
+
+        Args:
+            prefixes: as of ``say``, and so is ``together``.
+        """
+        ordered = sorted(pairs, key=lambda pair: pair.view.name not in self.kept)
+        views, questions = views_of(ordered), as_questions(ordered)
+        try:
+            reading = self._read(views, prefixes, together)
+            before = (reading.positions_computed, reading.vocabulary_rows)
+            scores = reading.score(questions, answers)
+        except PamKitError as error:
+            # As above: what cannot be scored at all is refused here once more.
+            scores = self.decoder.score_answers(prefixes(views), questions, answers)
+            self._note_unshared(error)
+            return ordered, scores
+        self._count(reading, before)
+        return ordered, scores
+
+    def _note_unshared(self, error: PamKitError) -> None:
+        self._note(f"each question was read together with its region, and nothing of it kept: {error}")
+
+    def _count(self, reading: Reading, before: tuple[int, int]) -> tuple[int, int]:
+        """Count what was computed since ``before``: positions and vocabulary rows, as they are now."""
+        now = (reading.positions_computed, reading.vocabulary_rows)
+        self._work.positions += now[0] - before[0]
+        self._work.vocabulary_rows += now[1] - before[1]
+        return now
 
     def _told(self, pairs: Sequence[Pair], step: Spoken) -> Iterator[Said]:
         for number, pair in enumerate(pairs):
@@ -70,10 +106,7 @@ class Answering:
         try:
             before = (reading.positions_computed, reading.vocabulary_rows)
             for step in steps:
-                now = (reading.positions_computed, reading.vocabulary_rows)
-                self._work.positions += now[0] - before[0]
-                self._work.vocabulary_rows += now[1] - before[1]
-                before = now
+                before = self._count(reading, before)
                 yield step
         finally:
             steps.close()  # type: ignore[attr-defined]

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from pam_kit.contracts import GeneratedText, Questions, RegionPrompt
 from pam_kit.errors import PamKitError, PromptError
@@ -29,7 +30,7 @@ class Wording:
 
 @dataclass(eq=False)
 class View:
-    """A region with one of its masks: the one that the model shows, or that of ``candidate``.
+    """A region with one of its masks: the one that the model tells of, or that of ``candidate``.
 
     ``place`` is that of the hypothesis among those of the prediction, None for what the prediction itself tells of.
     """
@@ -58,7 +59,7 @@ class View:
 class AskedRegion:
     """One region while it is asked about; ``size`` (H, W) is that of its picture.
 
-    ``candidate``: which of the decoder's masks it shows; None: the one that the model itself shows.
+    ``candidate``: which of the decoder's masks it shows; None: the one that the model tells of.
     """
 
     number: int
@@ -114,6 +115,13 @@ class AskedRegion:
         )
 
 
+def all_good(asked: list[AskedRegion]) -> list[AskedRegion]:
+    """The same; PromptError where a region cannot be looked at."""
+    if failed := next((region for region in asked if region.error is not None), None):
+        raise PromptError(f"region {failed.number + 1} of {len(asked)}: {failed.error}")
+    return asked
+
+
 def looked_at(
     regions: Sequence[RegionPrompt],
     sizes: Sequence[tuple[int, int]],
@@ -145,6 +153,23 @@ class Pair:
 
     view: View
     wording: Wording
+
+
+@dataclass
+class Ask:
+    """One call of a session, and what is under way in it.
+
+    ``told``: regions whose masks were told; ``waiting``: embeddings (L, D) that the decoder will read, by the name of
+    the view; ``said``: how many characters of each answer were told.
+    """
+
+    wordings: list[Wording]
+    labels: list[Wording]
+    hypotheses: bool
+    max_new_tokens: int
+    told: set[int] = field(default_factory=set)
+    waiting: dict[Hashable, Tensor] = field(default_factory=dict)
+    said: dict[Pair, int] = field(default_factory=dict)
 
 
 def wordings(tasks: Sequence[str], languages: Sequence[str], own: OwnQuestions | None = None) -> list[Wording]:

@@ -26,11 +26,11 @@ from PIL import Image
 from torch import Tensor
 
 from pam_kit.atomic_files import write_json
-from pam_kit.contracts import Decoder, Questions, RegionPrompt
+from pam_kit.contracts import AnswerScores, Decoder, Questions, RegionPrompt
 from pam_kit.data.label_lists import Label, checked_labels
 from pam_kit.errors import PamKitError
 from pam_kit.inference.predictor import RegionPredictor
-from pam_kit.inference.region_reading import read_regions
+from pam_kit.inference.session import Session
 from pam_kit.tasks import question as question_of
 
 Prior = Literal["none", "no_region", "regions"]
@@ -157,16 +157,13 @@ class ClosedSet:
             tasks=["recognize"] * len(about),
             languages=[self.language] * len(about),
         )
-        scores = decoder.score_answers(() if prefix is None else prefix, asked, self.texts)
-        values = scores.log_probability.double()
-        return self._of_labels(values / scores.num_tokens if self.per_token else values)
+        return self._of_answers(decoder.score_answers(() if prefix is None else prefix, asked, self.texts))
 
-    def scores(self, decoder: Decoder, prefix: Tensor, said: Tensor | None = None) -> Tensor:
+    def scores(self, decoder: Decoder, values: Tensor) -> Tensor:
         """What confidences are the softmax of, (R, K): log-probabilities without the prior, over the temperature.
 
-        ``said``: ``log_probabilities`` of the same prefix, where they are known.
+        ``values``: the ``log_probabilities`` of the regions.
         """
-        values = self.log_probabilities(decoder, prefix) if said is None else said
         if self.prior == "no_region":
             values = values - self.log_probabilities(decoder, None)
         if self.calibration is None:
@@ -178,11 +175,32 @@ class ClosedSet:
     @torch.inference_mode()
     def rank(self, decoder: Decoder, prefix: Tensor, top_k: int = 5) -> list[list[RankedLabel]]:
         """The ``top_k`` best labels of each region, the best first. ``check_model`` says whose decoder it may be."""
+        self._check_ranking(top_k)
+        return self._ranked(decoder, self.log_probabilities(decoder, prefix), top_k)
+
+    @torch.inference_mode()
+    def rank_in(
+        self, session: Session, regions: Sequence[RegionPrompt], top_k: int = 5, **where: Any
+    ) -> list[list[RankedLabel]]:
+        """The same of regions of a session's pictures, as many at once as memory allows; what was read of them is kept.
+
+        Args:
+            where: ``pictures`` and ``candidates`` of the regions, as of ``Session.score``, whose errors are raised.
+        """
+        self._check_ranking(top_k)
+        if not regions:
+            return []
+        said = session.score(regions, self.question, self.texts, self.language, **where)
+        return self._ranked(session.model.decoder, self._of_answers(said), top_k)
+
+    def _check_ranking(self, top_k: int) -> None:
         if top_k < 1:
             raise PamKitError(f"top_k is {top_k}; ask for at least one label")
         self.check_usable()
-        said = self.log_probabilities(decoder, prefix)
-        confidence = self.scores(decoder, prefix, said).softmax(-1)
+
+    def _ranked(self, decoder: Decoder, said: Tensor, top_k: int) -> list[list[RankedLabel]]:
+        """The best labels by their log-probabilities (R, K)."""
+        confidence = self.scores(decoder, said).softmax(-1)
         best = confidence.topk(min(top_k, len(self.labels)))
         return [
             [
@@ -213,6 +231,11 @@ class ClosedSet:
                 f"the calibration was fitted for another model: for that with the SHA-256 {fitted}, here it is {now}; "
                 "fit one for this model with pam-kit evaluate-labels"
             )
+
+    def _of_answers(self, scores: AnswerScores) -> Tensor:
+        """Of ``texts`` -> log-probabilities of labels (R, K)."""
+        values = scores.log_probability.double()
+        return self._of_labels(values / scores.num_tokens if self.per_token else values)
 
     def _of_labels(self, values: Tensor) -> Tensor:
         """Of texts (R, T) -> of labels (R, K)."""
@@ -272,7 +295,4 @@ def recognise(
     """
     chosen = labels if isinstance(labels, ClosedSet) else ClosedSet(labels)
     chosen.check_model(predictor)
-    if not prompts:
-        return []
-    _, prefix = read_regions(predictor, [image], [prompts])
-    return chosen.rank(predictor.model.decoder, prefix, top_k)
+    return chosen.rank_in(predictor.open(image), prompts, top_k) if prompts else []

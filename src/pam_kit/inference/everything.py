@@ -205,6 +205,9 @@ class Everything:
             yield from regions
             return
         size = max(1, session.settings.answer_batch // max(1, questions))
+        if questions and self.labels is not None:
+            # So many that what is read of them for their labels is still there for their texts.
+            size = min(size, max(1, session.settings.kept_regions))
         parts = [regions[start : start + size] for start in range(0, len(regions), size)]
         for part in progress(parts, desc="texts"):
             prompts = [one.proposal.prompt for one in part]
@@ -213,25 +216,14 @@ class Everything:
                 "candidates": [one.candidate for one in part],
             }
             if self.labels is not None:
-                part = list(self._labelled(session, part, where))
+                ranked = self.labels.rank_in(session, prompts, _LABELS, **where)
+                part = [replace(one, labels=tuple(own)) for one, own in zip(part, ranked, strict=True)]
             if not questions:
                 yield from part
                 continue
             said = session.ask(prompts, settings.tasks, settings.languages, settings.max_new_tokens, **where)
             # The mask stays the one that was compared with the others.
             yield from (replace(one, texts=own.texts, error=own.error) for one, own in zip(part, said, strict=True))
-
-    def _labelled(
-        self, session: Session, regions: Sequence[FoundRegion], where: dict[str, list]
-    ) -> Iterator[FoundRegion]:
-        assert self.labels is not None
-        size = session.settings.region_batch
-        for start in range(0, len(regions), size):
-            part = regions[start : start + size]
-            own = {name: values[start : start + size] for name, values in where.items()}
-            prefix = session.prefixes([one.proposal.prompt for one in part], **own)
-            ranked = self.labels.rank(self.predictor.model.decoder, prefix, _LABELS)
-            yield from (replace(one, labels=tuple(labels)) for one, labels in zip(part, ranked, strict=True))
 
 
 def _part(picture: np.ndarray, window: Window) -> np.ndarray:

@@ -1,6 +1,6 @@
 """What a decoder has read of the regions that were asked about last, so that it need not read them again."""
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Collection, Hashable, Sequence
 from dataclasses import dataclass
 
 from pam_kit.contracts import Reading
@@ -54,6 +54,8 @@ class KeptReadings:
         ]
         return readings[0] if len(readings) == 1 else readings[0].joined(readings[1:])
 
-    def forget(self) -> None:
-        """Keep nothing."""
-        self._kept.clear()
+    def forget(self, but: Collection[Hashable] = ()) -> int:
+        """Keep nothing but what was read of no other regions than these; how many are forgotten."""
+        before = len(self)
+        self._kept = [kept for kept in self._kept if set(kept.names) <= set(but)]
+        return before - len(self)

@@ -25,6 +25,7 @@ def in_halves(
     work: Callable[[list[Item]], Iterator[Result]],
     on_halved: Callable[[list[Item]], None],
     on_single: Callable[[Item, str], Iterator[Result]],
+    release: Callable[[Item], bool] = lambda _item: False,
 ) -> Iterator[Result]:
     """All that ``work`` yields of ``items``; of half of them at a time, and so on, where memory is not enough.
 
@@ -33,10 +34,13 @@ def in_halves(
     Args:
         on_halved: told of items that were too many, before the first half of them is tried.
         on_single: what is yielded of an item for which alone memory is not enough; given what the error said.
+        release: lets go of what the work at one item can do without, and says whether there was any of it. It is called
+            before an item is given up, which is tried once more where there was.
     """
-    todo = deque([list(items)])
+    # What is left, and whether it is tried once more where memory is not enough.
+    todo = deque([(list(items), True)])
     while todo:
-        chunk, reason = todo.popleft(), ""
+        (chunk, once_more), reason = todo.popleft(), ""
         try:
             yield from work(chunk)
         except (RuntimeError, MemoryError) as error:
@@ -46,11 +50,15 @@ def in_halves(
         if not reason:
             continue
         # Only here are the frames gone that held what had been computed.
+        given_up = len(chunk) == 1 and not (once_more and release(chunk[0]))
+        if len(chunk) > 1:
+            on_halved(chunk)
+            middle = (len(chunk) + 1) // 2
+            todo.extendleft([(chunk[middle:], True), (chunk[:middle], True)])
+        elif not given_up:
+            todo.appendleft((chunk, False))
+        # Behind all that was let go of: only now is it nobody's.
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-        if len(chunk) == 1:
+        if given_up:
             yield from on_single(chunk[0], reason)
-            continue
-        on_halved(chunk)
-        middle = (len(chunk) + 1) // 2
-        todo.extendleft([chunk[middle:], chunk[:middle]])

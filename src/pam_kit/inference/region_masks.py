@@ -45,12 +45,13 @@ def region_masks(
     hypotheses: bool = False,
     candidates: Sequence[int | None] | None = None,
 ) -> list[RegionMasks]:
-    """The masks of R regions in pictures of these (H, W), one for each.
+    """The masks of R regions in pictures of these (H, W), one for each: those that the regions' texts are about.
 
     Args:
         hypotheses: also all three that the prompt may mean; the mask is that of the highest expected IoU.
-        candidates: which of the decoder's masks each region shows; None: the one that the model itself shows.
+        candidates: which of the decoder's masks each region shows; None: the one that the model itself describes.
     """
+    regions = regions.as_described()
     if hypotheses and (regions.candidate_tokens is None or regions.candidate_logits.shape[1] != 1 + len(NAMES)):
         raise PamKitError(
             "this model's masks have no hypotheses to choose from; use a backbone with SAM's mask decoder, or ask "

@@ -1,55 +1,39 @@
 """Pictures that are looked at once, however many regions and questions follow."""
 
-from collections import OrderedDict
-from collections.abc import Hashable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 import torch
-from torch import Tensor
 
-from pam_kit.contracts import RegionFeatures, RegionPrompt
-from pam_kit.errors import PamKitError, PromptError
+from pam_kit.contracts import AnswerScores, RegionFeatures, RegionPrompt
+from pam_kit.errors import PamKitError
 from pam_kit.inference.answering import Answering
 from pam_kit.inference.asked_regions import (
+    Ask,
     AskedRegion,
     OwnQuestions,
     Pair,
     Wording,
+    all_good,
     in_groups,
     looked_at,
     wordings,
 )
+from pam_kit.inference.kept_masks import KeptMasks
 from pam_kit.inference.looking import Looking
 from pam_kit.inference.out_of_memory import in_halves
 from pam_kit.inference.pictures import Picture, as_array
-from pam_kit.inference.region_masks import RegionMasks, region_masks
+from pam_kit.inference.region_masks import region_masks
 from pam_kit.inference.result import RegionPrediction
 from pam_kit.inference.session_events import MaskReady, RegionReady, SessionEvent, TextGrows, TextReady
 from pam_kit.inference.session_settings import Bounds, SessionSettings, Work
+from pam_kit.inference.shortage import Shortage
 from pam_kit.model import RegionVLM
 from pam_kit.tasks import TASKS
 
 # Views whose embeddings wait for their questions; those of further ones are made again when it is their turn.
 MOST_WAITING = 64
 LABEL = TASKS[0]
-
-
-@dataclass
-class _Ask:
-    """One call of ``Session.stream``, and what is under way in it.
-
-    ``told``: regions whose masks were told; ``waiting``: embeddings (L, D) that the decoder will read, by the name of
-    the view; ``said``: how many characters of each answer were told.
-    """
-
-    wordings: list[Wording]
-    labels: list[Wording]
-    hypotheses: bool
-    max_new_tokens: int
-    told: set[int] = field(default_factory=set)
-    waiting: dict[Hashable, Tensor] = field(default_factory=dict)
-    said: dict[Pair, int] = field(default_factory=dict)
 
 
 class Session:
@@ -83,8 +67,7 @@ class Session:
         self._looking = Looking(model, arrays, self._bounds, self.work)
         kept, steps = self.settings.kept_regions, self.settings.steps
         self._answering = Answering(model.decoder, kept, steps, self.work, self._bounds.note)
-        # Masks of the regions that were asked about last, by the region's name, which mask and whether with hypotheses.
-        self._seen: OrderedDict[Hashable, RegionMasks] = OrderedDict()
+        self._shortage, self._seen = Shortage(self._bounds, self._answering.kept), KeptMasks(self._answering.kept)
 
     @property
     def settings(self) -> SessionSettings:
@@ -144,7 +127,7 @@ class Session:
                 IoU and label. The region's own mask and texts are those of the highest expected IoU.
             pictures: the picture that each region is in, where the session is of several; all in the first otherwise.
             candidates: which of the decoder's masks each region shows and tells of, as counted in
-                ``RegionFeatures.candidate_logits``; None, for a region or for all: the one that the model itself shows.
+                ``RegionFeatures.candidate_logits``; None, for a region or for all: the one that the model tells of.
 
         Raises:
             PamKitError: an unknown task, language or picture, hypotheses of a model whose masks have none, or
@@ -153,19 +136,12 @@ class Session:
         if hypotheses and candidates is not None:
             raise PamKitError("a region whose candidate is chosen has no hypotheses left; ask for one or the other")
         labels = wordings([LABEL], languages) if hypotheses else []
-        ask = _Ask(wordings(tasks, languages, questions), labels, hypotheses, max_new_tokens)
+        ask = Ask(wordings(tasks, languages, questions), labels, hypotheses, max_new_tokens)
         asked = looked_at(regions, self.sizes, pictures, candidates)
         yield from (_ready(region) for region in asked if region.error is not None)
-        good = [region for region in asked if region.error is None]
-        for chunk in self._looking.chunks(good):
-            yield from in_halves(chunk, partial(self._masks, ask), self._fewer_regions, self._failed_region)
-        good = [region for region in good if region.error is None]
-        yield from (_ready(region) for region in good if not region.missing)
-        for group in in_groups([view for region in good for view in region.views], self.settings.answer_batch):
-            # The bound may have become lower since the group was made.
-            most = self.settings.answer_batch
-            for part in (group[start : start + most] for start in range(0, len(group), most)):
-                yield from in_halves(part, partial(self._texts, ask), self._fewer_answers, self._failed_answer)
+        yield from self._all_masks(ask, asked)
+        yield from (_ready(region) for region in asked if region.error is None and not region.missing)
+        yield from self._all_pairs(ask, asked, partial(self._texts, ask))
 
     @torch.inference_mode()
     def segment(
@@ -173,70 +149,102 @@ class Session:
     ) -> Iterator[tuple[list[int], RegionFeatures]]:
         """The features of regions, some after the other, each time with their numbers; nothing of them is kept.
 
+        They show the masks that ``ask`` shows.
+
         Raises PamKitError where a prompt does not fit its picture, or memory is not enough for a single region.
         """
-        asked = _all_good(looked_at(regions, self.sizes, pictures))
+        asked, short = all_good(looked_at(regions, self.sizes, pictures)), self._shortage
         for chunk in self._looking.chunks(asked):
-            yield from in_halves(chunk, self._features, self._fewer_regions, self._no_features)
+            yield from in_halves(
+                chunk, self._features, short.fewer_regions, self._no_features, short.release_for_region
+            )
 
     @torch.inference_mode()
-    def prefixes(
+    def score(
         self,
         regions: Sequence[RegionPrompt],
+        question: str,
+        answers: Sequence[str],
+        language: str = "en",
+        *,
         pictures: Sequence[int] | None = None,
         candidates: Sequence[int | None] | None = None,
-    ) -> Tensor:
-        """What the decoder reads of regions, (R, L, D), for whatever is asked of it besides answers.
+    ) -> AnswerScores:
+        """How likely each of K answers is to a question about each of R regions: log-probabilities (R, K).
 
-        Raises PamKitError where a prompt does not fit its picture.
+        What was read of the regions is kept as by ``ask``: who asks about them next finds it, and their masks.
+
+        Args:
+            question: its words, in ``language``.
+            pictures: as of ``stream``, and so are ``candidates``.
+
+        Raises:
+            PamKitError: there is no region, a prompt does not fit its picture, an answer cannot be scored, or memory is
+                not enough for a single region.
         """
-        asked = _all_good(looked_at(regions, self.sizes, pictures, candidates))
-        for region in asked:
-            region.ask([], [])
-        return self._looking.prefixes([view for region in asked for view in region.views], {})
+        if not regions:
+            raise PamKitError("answers are scored about regions; give one at least")
+        ask, found = Ask([Wording(LABEL, language, question)], [], False, 1), dict[int, AnswerScores]()
+        asked = all_good(looked_at(regions, self.sizes, pictures, candidates))
+        for _ in self._all_masks(ask, asked):
+            pass
+        for _ in self._all_pairs(ask, asked, partial(self._scores, ask, answers, found)):
+            pass
+        if failed := next((region for region in asked if region.error is not None), None):
+            raise PamKitError(f"region {failed.number + 1} of {len(asked)}: {failed.error}")
+        parts = [found[region.number] for region in asked]
+        return AnswerScores(torch.cat([one.log_probability for one in parts]), parts[0].num_tokens)
+
+    def _all_masks(self, ask: Ask, asked: Sequence[AskedRegion]) -> Iterator[SessionEvent]:
+        """``_masks`` of all regions that are not wrong, as many at once as memory allows."""
+        work, short = partial(self._masks, ask), self._shortage
+        for chunk in self._looking.chunks([region for region in asked if region.error is None]):
+            yield from in_halves(chunk, work, short.fewer_regions, self._failed_region, short.release_for_region)
+
+    def _all_pairs(
+        self, ask: Ask, asked: Sequence[AskedRegion], work: Callable[[list[Pair]], Iterator[SessionEvent]]
+    ) -> Iterator[SessionEvent]:
+        """``work`` of all questions about all regions that are not wrong, as many at once as memory allows."""
+        views = [view for region in asked if region.error is None for view in region.views]
+        short = self._shortage
+        for group in in_groups(views, self.settings.answer_batch):
+            # The bound may have become lower since the group was made.
+            most = self.settings.answer_batch
+            for part in (group[start : start + most] for start in range(0, len(group), most)):
+                release = partial(short.release_for_answer, ask.waiting)
+                yield from in_halves(part, work, short.fewer_answers, self._failed_answer, release)
 
     def _features(self, chunk: list[AskedRegion]) -> Iterator[tuple[list[int], RegionFeatures]]:
-        yield [region.number for region in chunk], self._looking.segment(chunk)
+        yield [region.number for region in chunk], self._looking.segment(chunk).as_described()
 
     def _no_features(self, _region: AskedRegion, reason: str) -> Iterator[tuple[list[int], RegionFeatures]]:
         raise PamKitError(f"there is not enough memory for a single region: {reason}")
 
-    def _masks(self, ask: _Ask, chunk: list[AskedRegion]) -> Iterator[SessionEvent]:
+    def _masks(self, ask: Ask, chunk: list[AskedRegion]) -> Iterator[SessionEvent]:
         """Make and tell the masks of some regions, and perceive what will be asked about."""
-        new = [region for region in chunk if not self._remembered(region, ask.hypotheses)]
+        for region in chunk:
+            region.masks = self._seen.of(region, ask.hypotheses)
+        new = [region for region in chunk if region.masks is None]
         if new:
             features = self._looking.segment(new)
             sizes, chosen = [region.size for region in new], [region.candidate for region in new]
             masks = region_masks(features, sizes, ask.hypotheses, chosen)
             for region, own in zip(new, masks, strict=True):
-                region.masks = self._seen[region.name, region.candidate, ask.hypotheses] = own
+                region.masks = own
+                self._seen.add(region, ask.hypotheses, own)
         for region in chunk:
             region.ask(ask.wordings, ask.labels)
             if region.number not in ask.told:
                 ask.told.add(region.number)
                 yield MaskReady(region.number, region.prediction())
-        while len(self._seen) > self.settings.kept_regions:
-            self._seen.popitem(last=False)
+        self._seen.shrink(self.settings.kept_regions)
         views = [view for region in new for view in region.views if view.wordings]
         views = views[: max(0, MOST_WAITING - len(ask.waiting))]
         if views:
             for view, prefix in zip(views, self._looking.perceive(views, new, features), strict=True):
                 ask.waiting[view.name] = prefix
 
-    def _remembered(self, region: AskedRegion, hypotheses: bool) -> bool:
-        """Whether its masks are known of an earlier ask, and the decoder has kept all that it read of it."""
-        name = (region.name, region.candidate, hypotheses)
-        if (masks := self._seen.get(name)) is None:
-            return False
-        meant: list[int | None] = [one.candidate for one in masks.candidates]
-        candidates = meant or [region.candidate]
-        if any((region.name, candidate) not in self._answering.kept for candidate in candidates):
-            return False
-        self._seen.move_to_end(name)
-        region.masks = masks
-        return True
-
-    def _texts(self, ask: _Ask, pairs: list[Pair]) -> Iterator[SessionEvent]:
+    def _texts(self, ask: Ask, pairs: list[Pair]) -> Iterator[SessionEvent]:
         """Answer some questions and tell the answers as they grow."""
         prefixes, most = partial(self._looking.prefixes, waiting=ask.waiting), self.settings.region_batch
         again = dict.fromkeys(pairs, 0)
@@ -255,33 +263,26 @@ class Session:
         for pair in pairs:
             ask.waiting.pop(pair.view.name, None)
 
-    def _fewer_regions(self, chunk: list[AskedRegion]) -> None:
-        self._answering.kept.forget()
-        note = self._bounds.halve("region_batch", len(chunk), "regions at once")
-        for region in chunk:
-            region.notes.append(note)
+    def _scores(
+        self, ask: Ask, answers: Sequence[str], found: dict[int, AnswerScores], pairs: list[Pair]
+    ) -> Iterator[SessionEvent]:
+        """Score the answers to some questions, one a region; nothing is told of it."""
+        prefixes, most = partial(self._looking.prefixes, waiting=ask.waiting), self.settings.region_batch
+        ordered, scores = self._answering.score(pairs, answers, prefixes, most)
+        for row, pair in enumerate(ordered):
+            found[pair.view.region.number] = AnswerScores(scores.log_probability[row : row + 1], scores.num_tokens)
+            ask.waiting.pop(pair.view.name, None)
+        yield from ()
 
     def _failed_region(self, region: AskedRegion, reason: str) -> Iterator[SessionEvent]:
         region.error = f"there is not enough memory for this region alone: {reason}"
         yield _ready(region)
 
-    def _fewer_answers(self, pairs: list[Pair]) -> None:
-        self._answering.kept.forget()
-        note = self._bounds.halve("answer_batch", len(pairs), "answers at once")
-        for pair in pairs:
-            pair.view.region.notes.append(note)
-
     def _failed_answer(self, pair: Pair, reason: str) -> Iterator[SessionEvent]:
+        self._answering.kept.forget()
         about = f"{pair.wording.task} in {pair.wording.language}"
         pair.view.region.error = f"there is not enough memory to answer {about} about this region alone: {reason}"
         yield from _answered(pair.view.region)
-
-
-def _all_good(asked: list[AskedRegion]) -> list[AskedRegion]:
-    """The same; PromptError where a region cannot be looked at."""
-    if failed := next((region for region in asked if region.error is not None), None):
-        raise PromptError(f"region {failed.number + 1} of {len(asked)}: {failed.error}")
-    return asked
 
 
 def _ready(region: AskedRegion) -> RegionReady:
