@@ -1,7 +1,9 @@
 """predict VIDEO and describe-long: masks of every frame, texts, annotated videos."""
 
 import contextlib
+import errno
 import io
+import itertools
 import json
 import signal
 import subprocess
@@ -15,7 +17,9 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from pam_kit.cli import main
-from pam_kit.data.video import VideoWriter, open_video
+from pam_kit.data.video import open_video
+from pam_kit.data.video.writing import Mp4Encoder
+from pam_kit.inference.annotated_video import AnnotatedStream
 from pam_kit.inference.streamer import RegionStream
 
 WIDTH, HEIGHT = 96, 64
@@ -134,6 +138,22 @@ def test_describe_long_prints_what_was_said_until_it_is_stopped(call, video, mon
     assert [(one["region"], one["language"], one["passages"][-1]["end"]) for one in said] == [(1, "en", 1.0)]
 
 
+def test_a_video_is_answered_in_the_precision_that_is_wished_for(call, video, tmp_path, monkeypatch):
+    from pam_kit.inference.tracker import VideoPredictor
+
+    types, predict = [], VideoPredictor.predict
+
+    def listening(self, *rest, **named):
+        types.append(next(self.model.decoder.parameters()).dtype)
+        return predict(self, *rest, **named)
+
+    monkeypatch.setattr(VideoPredictor, "predict", listening)
+    told = ("--box", "8,12,40,44", "--frames", "2", "--out", tmp_path / "out.mp4", "--precision", "bfloat16")
+    code, _, err = call("predict", video, *told, "--steps", "fixed")
+    assert code == 0 and [str(one) for one in types] == ["torch.bfloat16"]
+    assert err.startswith("pam-kit predict: --steps fixed: no effect, since all answers about a video are one batch")
+
+
 def test_options_of_videos_have_no_effect_on_a_picture(call, drawn, tmp_path):
     picture = tmp_path / "photo.png"
     Image.fromarray(drawn(1)[0]).save(picture)
@@ -158,16 +178,20 @@ def test_a_variable_frame_rate_keeps_its_times(call, write_video, tmp_path):
     assert captions == [(0.0, pytest.approx(1.6, abs=1e-3)), (pytest.approx(1.6, abs=1e-3), pytest.approx(2, abs=1e-3))]
 
 
+def beginning(video: Path, path: Path, count: int) -> Path:
+    """The first ``count`` frames of ``video`` in a file of their own, as they are stored."""
+    with av.open(str(video)) as source, av.open(str(path), "w") as target:
+        stream = target.add_stream_from_template(source.streams.video[0])
+        for packet in itertools.islice(source.demux(video=0), count):
+            packet.stream = stream
+            target.mux(packet)
+    return path
+
+
 def test_a_video_of_two_joined_files_goes_on_in_time(call, video, tmp_path):
     """The clock begins anew where the second file does; times, events and both directions go on."""
-    part, joined, out = tmp_path / "part.ts", tmp_path / "joined.ts", tmp_path / "out.mp4"
-    with av.open(str(video)) as source, av.open(str(part), "w") as target:
-        stream = target.add_stream_from_template(source.streams.video[0])
-        for packet in source.demux(video=0):
-            if packet.dts is not None and packet.dts < 1 / packet.time_base:  # the first 10 of 20 frames
-                packet.stream = stream
-                target.mux(packet)
-    joined.write_bytes(part.read_bytes() * 2)
+    joined, out = tmp_path / "joined.ts", tmp_path / "out.mp4"
+    joined.write_bytes(beginning(video, tmp_path / "part.ts", 10).read_bytes() * 2)
     times = pytest.approx([index / 10 for index in range(20)])
     code, told, _ = call("predict", joined, *BOX, "--frame", "12", "--json", "--out", out)
     assert code == 0 and [frame["time"] for frame in json.loads(told)["regions"][0]["frames"]] == times
@@ -175,6 +199,21 @@ def test_a_video_of_two_joined_files_goes_on_in_time(call, video, tmp_path):
         assert [frame.time for frame in annotated] == times
     code, events, _ = call("stream", joined, *BOX, "--every", "500ms", "--each-frame")
     assert code == 0 and [one["time"] for one in events if one["event"] == "frame"] == times
+
+
+def test_a_full_disk_ends_a_stream_with_the_reason(call, video, tmp_path, monkeypatch):
+    encode = Mp4Encoder.write
+
+    def encoded(encoder, image, time=None):
+        if encoder.frames == 3:
+            raise av.error.OSError(errno.ENOSPC, "No space left on device")
+        encode(encoder, image, time)
+
+    monkeypatch.setattr(Mp4Encoder, "write", encoded)
+    out = tmp_path / "out.mp4"
+    code, events, err = call("stream", video, *BOX, "--every", "1s", "--out", out)
+    assert code == 2 and err == f"pam-kit stream: cannot write {out}: No space left on device\n"
+    assert events[-1]["event"] == "end" and not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("verb", ["predict", "stream", "describe-long"])
@@ -192,16 +231,14 @@ def test_help_is_quick_and_complete(verb):
         assert word in done.stdout
 
 
-BEDROOM = Path(__file__).parents[3] / "shared" / "data" / "videos" / "bedroom.mp4"
+REAL = Path(__file__).parents[3] / "shared" / "data" / "videos"
+BEDROOM, DOG = REAL / "bedroom.mp4", REAL / "dog.mp4"
 
 
 @pytest.mark.skipif(not BEDROOM.is_file(), reason=f"{BEDROOM} is absent")
 def test_a_real_video(call, tmp_path):
     """The first moments of a film, as it comes from a camera: H.264 of 960 x 540 pixels."""
-    short = tmp_path / "bedroom.mp4"
-    with open_video(BEDROOM) as source, VideoWriter(short, source.frame_rate, (source.width, source.height)) as writer:
-        for frame in source.frames(0, 6):
-            writer.write(frame.image, frame.time)
+    short = beginning(BEDROOM, tmp_path / "bedroom.mp4", 6)
     box = ["--box", "200,100,400,400", "--frame", "3", "--lang", "en,zh", "--task", "caption"]
     code, told, _ = call("predict", short, *box, "--json", "--out", tmp_path / "out.mp4")
     found = json.loads(told)
@@ -211,3 +248,48 @@ def test_a_real_video(call, tmp_path):
     for name in ("out.mp4", "stream.mp4"):
         with open_video(tmp_path / name) as annotated:
             assert len(list(annotated)) == 6 and annotated.width == found["width"]
+
+
+def assert_coloured(out: Path, source: Path, masks: list[np.ndarray]) -> None:
+    """The annotated video has all frames, at their times, tinted inside of the masks, and hardly changed outside."""
+    inside, outside = [], []
+    with open_video(source) as plain, open_video(out) as annotated:
+        for frame, shown, mask in zip(plain, annotated, masks, strict=True):
+            assert shown.time == pytest.approx(frame.time, abs=1e-3)
+            picture = shown.image[: plain.height, : plain.width]
+            change = np.abs(picture.astype(int) - frame.image).sum(2)
+            inside.append(change[mask])
+            outside.append(change[~mask])
+    tinted, left = np.concatenate(inside), np.concatenate(outside)
+    assert min(len(tinted), len(left)) > 10_000, "masks that are neither nothing nor all"
+    assert (tinted > 30).mean() > 0.9 > 0.1 > (left > 30).mean()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not BEDROOM.is_file(), reason=f"{BEDROOM} is absent")
+def test_predict_colours_a_real_video(call, tmp_path):
+    short, out = beginning(BEDROOM, tmp_path / "bedroom.mp4", 24), tmp_path / "bedroom_regions.mp4"
+    asked = ["--box", "310,0,516,396", "--frame", "12", "--lang", "en,zh", "--json"]
+    code, told, _ = call("predict", short, *asked, "--out", out)
+    found = json.loads(told)
+    assert code == 0 and found["num_frames"] == 24
+    told_masks = [frame["segmentation"] for frame in found["regions"][0]["frames"]]
+    nothing = np.zeros((found["height"], found["width"]), dtype=bool)
+    assert_coloured(out, short, [nothing if m is None else coco_mask.decode(m).astype(bool) for m in told_masks])
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not DOG.is_file(), reason=f"{DOG} is absent")
+def test_stream_colours_a_real_video(call, tmp_path, monkeypatch):
+    short, out = beginning(DOG, tmp_path / "dog.mp4", 24), tmp_path / "dog_live.mp4"
+    masks, write = [], AnnotatedStream.on_frame
+
+    def written(annotated, frame, report):
+        masks.append(report.regions[1].mask())
+        write(annotated, frame, report)
+
+    monkeypatch.setattr(AnnotatedStream, "on_frame", written)
+    asked = ["--box", "450,380,700,548", "--every", "400ms", "--lang", "en,zh"]
+    code, events, _ = call("stream", short, *asked, "--out", out)
+    assert code == 0 and events[-1]["frames"] == 24 and any(event["event"] == "caption" for event in events)
+    assert_coloured(out, short, masks)
