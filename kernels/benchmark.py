@@ -18,11 +18,12 @@ from torch._functorch import config as functorch_config
 from torch.utils._pytree import tree_leaves
 
 from pam_kit.kernels.bars import draw_bars
+from pam_kit.kernels.cards import CARDS, known_card
 from pam_kit.kernels.cases import PROVIDERS, Case, Function, cases
 from pam_kit.kernels.counting import Launch
 from pam_kit.kernels.entries import OPERATORS
 from pam_kit.kernels.gate import WrongResults, gate, is_float
-from pam_kit.kernels.roofline import CARDS, bound, known_card
+from pam_kit.kernels.roofline import bound
 
 MODES = ("forward", "backward", "both")
 TYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}

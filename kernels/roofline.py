@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 
+from pam_kit.kernels.cards import CARDS, Card
 from pam_kit.kernels.cases import Case, cases
 from pam_kit.kernels.counting import Launch, kept_bytes, launches, passes
 from pam_kit.kernels.entries import OPERATORS
@@ -28,22 +29,6 @@ reaches the peaks. `compiled` is not listed: what torch.compile fuses is decided
 one region or frame.
 """
 COLUMNS = ("case", "pass", "implementation", "launches", "moved MiB", "kept MiB", "A100 us", "H100 us")
-
-
-@dataclass(frozen=True)
-class Card:
-    """Peak rates of a card: bfloat16 operations and bytes a second (NVIDIA's data sheets, without sparsity)."""
-
-    operations: float
-    bandwidth: float
-
-
-CARDS = {"A100": Card(312e12, 2.04e12), "H100": Card(989e12, 3.35e12)}
-
-
-def known_card(device: str) -> Card | None:
-    """The card of a device that torch calls so, if its peaks are known here."""
-    return next((card for name, card in CARDS.items() if name in device), None)
 
 
 @dataclass(frozen=True)

@@ -46,6 +46,7 @@ def test_the_table_has_one_object_a_row(in_this_process, recipe, capsys, monkeyp
     for row in found:
         assert {name: type(row[name]) for name in ISSUED} == ISSUED and list(row)[: len(ISSUED)] == list(ISSUED)
         assert row["same_output"] is True and row["distinct_texts"] > 1, "equal texts say something if they differ"
+        assert row["ties"] == 0 and 0 <= row["different"]["logits"] < 1e-4
         assert row["time_ratio"] == pytest.approx(row["seconds"] / row["plain_seconds"])
         assert row["times_faster"] == pytest.approx(1 / row["time_ratio"]) and row["memory_ratio"] == 0.75
         assert set(row["stages_ms"]) == set(row["plain_stages_ms"]) == set(works.STAGES)
@@ -115,7 +116,7 @@ def test_ratios_are_those_of_a_turn(monkeypatch, recipe):
             return {"held_mb": 10.0, "peak_mb": self.cost * work.regions}
 
     monkeypatch.setattr(inference_benchmark, "PathWorker", Paced)
-    same = inference_benchmark.Comparison(texts=0, pixels=0, largest=0.0, distinct=1)
+    same = inference_benchmark.Comparison(texts=0, pixels=0, logits=0.0, largest=0.0, distinct=1)
     monkeypatch.setattr(inference_benchmark, "compare", lambda kit, plain: same)
     row = measure_works(ModelChoice(), [Work(regions=2)], repeats=3).rows[0]
     assert (row["time_ratio"], row["cpu_time_ratio"], row["times_faster"]) == (0.25, 0.25, 4.0)
@@ -139,6 +140,72 @@ def test_a_broken_path_has_another_output(in_this_process, recipe, capsys, part,
     work = ["--regions", "2", "--questions", "2", "--max-new-tokens", "3"]
     status, (row,) = rows(capsys, "--against", "plain", "--recipe", recipe, *work)
     assert status == 1 and row["same_output"] is False and row["different"][what] > 0
+
+
+def run_small(capsys, recipe, *more) -> tuple[int, dict]:
+    work = ["--regions", "2", "--questions", "2", "--max-new-tokens", "3"]
+    status, (row,) = rows(capsys, "--against", "plain", "--recipe", recipe, *work, *more)
+    return status, row
+
+
+def test_masks_that_look_the_same_but_have_other_logits_are_another_output(in_this_process, recipe, capsys):
+    """What is perceived stays as it was, so that texts and scores do not tell."""
+
+    def double(model):
+        segment, perceived = model.backbone.segment, model.perceived
+
+        def times(factor, regions):
+            logits = {
+                "mask_logits": factor * regions.mask_logits,
+                "candidate_logits": factor * regions.candidate_logits,
+            }
+            return replace(regions, **logits)
+
+        model.backbone.segment = lambda *arguments: times(2, segment(*arguments))
+        model.perceived = lambda regions: perceived(times(0.5, regions))
+
+    in_this_process(double)
+    status, row = run_small(capsys, recipe)
+    different = row["different"]
+    assert (different["texts"], different["pixels"], row["ties"]) == (0, 0, 0) and different["scores"] <= 1e-4
+    assert different["logits"] > 1e-2 and row["same_output"] is False and status == 1
+
+
+def test_a_path_that_says_another_word_has_another_output(in_this_process, recipe, capsys):
+    """The last word of all answers is the second likeliest, which is not nearly as likely."""
+
+    def stammer(model):
+        def second(_module, _inputs, logits):
+            calls.append(0)
+            if len(calls) % 3 == 0:
+                logits = logits.clone()
+                logits.scatter_(-1, logits.argmax(-1, keepdim=True), -1e4)
+            return logits
+
+        calls: list[int] = []
+        model.decoder.lm.get_output_embeddings().register_forward_hook(second)
+
+    in_this_process(stammer)
+    status, row = run_small(capsys, recipe)
+    assert row["different"]["texts"] > 0 and row["different"]["logits"] < 1e-4
+    assert row["same_output"] is False and row["ties"] == 0 and status == 1
+
+
+def test_steps_of_fixed_size_come_to_the_same_output(in_this_process, recipe, capsys, monkeypatch):
+    from pam_kit.inference import predictor
+
+    opened, made = [], predictor.Session
+    monkeypatch.setattr(predictor, "Session", lambda *rest: (opened.append(rest[2].steps), made(*rest))[1])
+    status, row = run_small(capsys, recipe, "--steps", "fixed")
+    assert status == 0 and row["same_output"] is True and set(opened) == {"fixed"}
+
+
+def test_tasks_and_languages_are_chosen(in_this_process, recipe, capsys):
+    told = ["--regions", "2", "--tasks", "caption,explain", "--lang", "zh", "--max-new-tokens", "2"]
+    status, (row,) = rows(capsys, "--against", "plain", "--recipe", recipe, *told)
+    assert row["work"] == "2 regions x 2 questions (caption, explain in zh)" and status == 0
+    asked = {work.asked for _, _, work in in_this_process.asked if work.tasks}
+    assert asked == {(("caption", "explain"), ("zh",))} and row["tokens"] == 2 * 2 * 2
 
 
 def test_without_the_plain_path_its_values_are_null(in_this_process, recipe, capsys):
@@ -196,6 +263,8 @@ def test_the_training_step_stands_in_the_table_of_the_built_in_model(in_this_pro
     [
         (["--questions", "7"], "7 questions: there are 4 tasks, .* asked 1, 2, 3, 4, 6, 8 questions"),
         (["--images", "2", "--frames", "3"], "clips are measured one at a time"),
+        (["--questions", "2", "--lang", "en"], "--questions says how many, --tasks and --lang say which"),
+        (["--frames", "2", "--steps", "fixed"], "a clip is answered with keys and values that grow"),
         (["decoder.num_layers=1"], "decoder.num_layers=1 changes a recipe: name it with --recipe"),
     ],
 )
@@ -214,3 +283,7 @@ def test_questions_that_can_be_asked():
     ]
     with pytest.raises(PamKitError, match="5 questions"):
         Work(questions=5)
+    assert Work(languages=["zh"]).asked == (("recognize",), ("zh",)) and Work(tasks=("caption",)).questions == 1
+    assert Work(regions=3, tasks=("caption",)).of_one_region() == Work(tasks=("caption",), languages=("en",))
+    with pytest.raises(PamKitError, match="'sing' is none of the tasks"):
+        Work(tasks=("sing",))

@@ -102,27 +102,35 @@ def test_clips_are_the_same_on_both_paths(tmp_path, small_sam2):
         assert found["masks"].shape == (2 * 3, 480, 640) and found["texts"].shape == (4,)
 
 
-def test_an_answer_is_sure_up_to_where_two_words_are_as_likely(built):
-    """From the third word on the second likeliest is as likely as the likeliest."""
-    model, calls = deepcopy(built), []
+def test_an_answer_has_a_fork_wherever_two_words_are_as_likely(built):
+    """From the third word on the second likeliest is as likely as the likeliest; once it is the one that ends it."""
+    model, calls, seconds, ids = deepcopy(built), [], [], ([], [])
+    end = model.decoder.tokenizer.convert_tokens_to_ids("<|im_end|>")
 
     def level(_module, _inputs, logits):
         calls.append(logits.shape[1])
+        first, second = logits[0, -1].topk(2).indices
+        ids[(len(calls) - 1) // STEPS].append(int(first))
         if (len(calls) - 1) % STEPS >= 2:
-            first, second = logits[0, -1].topk(2).indices
+            second = end if len(calls) == 3 else second
             logits[0, -1, second] = logits[0, -1, first] * (1 - 1e-6)
+            seconds.append(int(second))
         return logits
 
     work = Work(questions=2, max_new_tokens=STEPS)
     alone = PlainPath(deepcopy(built), StageTimes("cpu")).picture(
         pictures(work)[0], prompts(work)[0], work.asked, STEPS
     )
-    assert alone.sure == alone.texts
+    assert alone.forks == [[], []] and alone.exact
     model.decoder.lm.get_output_embeddings().register_forward_hook(level)
     region = PlainPath(model, StageTimes("cpu")).picture(pictures(work)[0], prompts(work)[0], work.asked, STEPS)
     assert region.texts == alone.texts and len(calls) == 2 * STEPS
-    for text, sure in zip(region.texts, region.sure, strict=True):
-        assert text.startswith(sure) and 0 < len(sure) < len(text)
+    decode = model.decoder.tokenizer.decode
+    for number, (said, forks) in enumerate(zip(ids, region.forks, strict=True)):
+        expected = [[*said[:2], seconds[2 * number]], [*said[:3], seconds[2 * number + 1]]]
+        assert [fork.said for fork in forks] == [decode(one, skip_special_tokens=True).strip() for one in expected]
+        assert [fork.whole for fork in forks] == [number == 0, True]
+    assert len({*region.texts, *(fork.said for forks in region.forks for fork in forks)}) == 2 * 3
 
 
 def test_a_decoder_without_logits_is_refused(built):

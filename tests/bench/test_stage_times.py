@@ -1,5 +1,6 @@
 """Stages of an answer: timed once each, counted, and the model is left as it was."""
 
+import json
 import time
 
 import numpy as np
@@ -11,8 +12,8 @@ from pam_kit.bench.models import pictures, prompts
 from pam_kit.bench.roofline_share import shares
 from pam_kit.bench.stage_times import StageTimes, watched
 from pam_kit.bench.works import STAGES, ModelChoice, Work
+from pam_kit.kernels.cards import Card, known_card
 from pam_kit.kernels.counting import Launch, Recorder
-from pam_kit.kernels.roofline import Card, known_card
 
 
 def test_of_nested_stages_the_outer_counts():
@@ -98,8 +99,24 @@ def test_the_share_of_a_known_card(chosen, recipe, monkeypatch):
     assert set(found) == {*STAGES, "all"} and all(0 < share < 1 for share in found.values())
 
 
-def test_cards_are_known_by_their_names():
-    assert known_card("NVIDIA H100 80GB HBM3").bandwidth == 3.35e12 and known_card("CPU") is None
+@pytest.mark.parametrize(
+    ("device", "operations", "bandwidth"),
+    [
+        ("NVIDIA A100-SXM4-80GB", 312e12, 2.04e12),
+        ("NVIDIA H100 80GB HBM3", 989e12, 3.35e12),
+        ("NVIDIA H200", 989e12, 4.8e12),
+        ("NVIDIA L4", 121e12, 0.3e12),
+        ("NVIDIA A10", 125e12, 0.6e12),
+        ("NVIDIA GeForce RTX 4090", 165.2e12, 1.008e12),
+    ],
+)
+def test_cards_are_known_by_their_names(device, operations, bandwidth):
+    assert known_card(device) == Card(operations, bandwidth)
+
+
+@pytest.mark.parametrize("device", ["CPU", "NVIDIA A10G", "NVIDIA L40S", "NVIDIA H100 80GB HBM3 MIG 1g.10gb"])
+def test_a_name_that_holds_a_known_one_is_another_card(device):
+    assert known_card(device) is None
 
 
 def outcome(path, **changes) -> str:
@@ -107,10 +124,11 @@ def outcome(path, **changes) -> str:
         "masks": np.zeros((2, 4, 4), dtype=bool),
         "unsure": np.zeros((2, 4, 4), dtype=bool),
         "scores": np.array([[0.5, 0.9], [0.4, 0.8]]),
+        "logits": np.ones((2, 1, 1), dtype=np.float32),
         "texts": np.array(["a cup", "a ball"]),
+        "forks": np.array(["[]", "[]"]),
+        "exact": True,
     }
-    # Without a tie, whole answers are sure.
-    whole["sure"] = np.array(["a cup", "a ball"])
     np.savez(path, **whole | changes)
     return str(path)
 
@@ -125,13 +143,45 @@ def test_outcomes_are_compared_in_every_part(tmp_path):
     assert compare(outcome(tmp_path / "mask.npz", masks=flipped), unsure).same, "a logit of 0 may fall on either side"
     other = outcome(tmp_path / "texts.npz", texts=np.array(["a cup", "a bal"]))
     assert compare(other, plain).texts == 1 and not compare(other, plain).same
-    tied = outcome(tmp_path / "tied.npz", sure=np.array(["a cup", "a b"]))
-    assert compare(other, tied).same and compare(other, tied).ties == 1, "from there on rounding decides"
-    early = outcome(tmp_path / "early.npz", texts=np.array(["a cup", "one"]))
-    assert compare(early, tied).texts == 1 and compare(early, tied).ties == 0, "what comes before is the same"
     near, far = (
         outcome(tmp_path / f"{gap}.npz", scores=np.array([[0.5 + gap, 0.9], [0.4, 0.8]])) for gap in (5e-5, 5e-4)
     )
     assert compare(near, plain).same and not compare(far, plain).same
+    for gap, same in ((5e-5, True), (2e-4, False), (np.nan, False)):
+        logits = outcome(tmp_path / "logits.npz", logits=np.float32([[[1]], [[1 + gap]]]))
+        assert compare(logits, plain).same is same and compare(logits, plain).pixels == 0, "masks look the same"
     fewer = outcome(tmp_path / "fewer.npz", texts=np.array(["a cup"]))
     assert not compare(fewer, plain).same
+
+
+def tied(*forks: tuple[str, bool]) -> str:
+    return json.dumps([{"said": said, "whole": whole} for said, whole in forks])
+
+
+@pytest.mark.parametrize(
+    ("said", "forks", "ties"),
+    [
+        ("a bat flies", [("a bat", False)], 1),  # the second likeliest word, and what follows
+        ("a bat", [("a bat", True)], 1),
+        ("a bat flies", [("a bat", True)], 0),  # it would have ended there
+        ("a bin", [("a bat", False)], 0),  # neither of the two likeliest
+        ("a bal", [("a bat", False), ("a bal", False)], 1),  # a later fork of an answer that agrees up to there
+        ("one", [("a bat", False)], 0),  # what comes before is the same
+    ],
+)
+def test_a_tie_is_an_answer_that_says_the_second_likeliest_word(tmp_path, said, forks, ties):
+    plain = outcome(tmp_path / "plain.npz", forks=np.array(["[]", tied(*forks)]))
+    found = compare(outcome(tmp_path / "kit.npz", texts=np.array(["a cup", said])), plain)
+    assert (found.ties, found.texts, found.same) == (ties, 1 - ties, bool(ties))
+
+
+@pytest.mark.parametrize(
+    ("count", "ties", "exact", "same"),
+    [(2, 1, True, True), (39, 2, True, False), (40, 2, True, True), (40, 3, True, False), (40, 30, False, True)],
+)
+def test_ties_are_few_in_float32(tmp_path, count, ties, exact, same):
+    said, other = np.array([f"a {n}" for n in range(count)]), [f"b {n}" for n in range(ties)]
+    forks = np.array([tied((f"b {n}", True)) for n in range(count)])
+    plain = outcome(tmp_path / "plain.npz", texts=said, forks=forks, exact=exact)
+    found = compare(outcome(tmp_path / "kit.npz", texts=np.array([*other, *said[ties:]])), plain)
+    assert (found.ties, found.texts, found.same) == (ties, 0, same)

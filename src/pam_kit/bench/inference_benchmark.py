@@ -135,8 +135,9 @@ def _timed(work: Work, kit: PathWorker, plain: PathWorker | None, repeats: int, 
         row[name] = _ratio(mine, others, key)
     row["times_faster"] = 1 / row["time_ratio"] if others else None
     row["distinct_texts"] = outcome.distinct if outcome else None
+    row["ties"] = outcome.ties if outcome else None
     row["different"] = (
-        {"texts": outcome.texts, "ties": outcome.ties, "pixels": outcome.pixels, "scores": outcome.largest}
+        {"texts": outcome.texts, "pixels": outcome.pixels, "logits": outcome.logits, "scores": outcome.largest}
         if outcome
         else None
     )

@@ -68,8 +68,7 @@ def _sentences(row: Row, facts: Row) -> list[str]:
     said = []
     if row["plain_seconds"] is not None:
         same = "the same output" if row["same_output"] else f"ANOTHER OUTPUT ({row.get('different')})"
-        ties = (row.get("different") or {}).get("ties")
-        if ties:
+        if ties := row.get("ties"):
             same += f" (but for {ties} answers in which rounding decides between two words)"
         memory = "" if row["memory_ratio"] is None else f"{row['memory_ratio']:.2f} of the peak memory, "
         said.append(f"{1 / row['time_ratio']:.2f} times as fast ({row['time_ratio']:.2f} of the time), {memory}{same}")

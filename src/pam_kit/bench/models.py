@@ -23,6 +23,8 @@ SIZE = (480, 640)
 # spread of its logits, and the others. What a model says that starts to learn hardly depends on what it reads, so that
 # any mistake would give the same answer.
 _WORDS, _OTHERS = 4.0, 1.8
+# Logit by which objects are in sight.
+_SEEN = 5.0
 _TEXTS = [tuple(by_language.values()) for by_language in QUESTIONS.values()] + [tuple(CLIP_CAPTION["en"])]
 
 
@@ -39,6 +41,7 @@ def chosen_model(choice: ModelChoice) -> RegionVLM:
         model.decoder.learn_vocabulary(text for group in _TEXTS for text in group)
     _name_every_word(model.decoder)
     _spread(model)
+    _show(model)
     return model.eval()
 
 
@@ -89,3 +92,11 @@ def _spread(model: RegionVLM) -> None:
         for name, parameter in part.named_parameters():
             if parameter.ndim > 1:
                 parameter.normal_(std=(_WORDS if "embed" in name else _OTHERS) * parameter[0].numel() ** -0.5)
+
+
+@torch.no_grad()
+def _show(model: RegionVLM) -> None:
+    """Have a random model see the objects of clips, of which it would say nothing otherwise."""
+    head = getattr(getattr(model.backbone, "mask_decoder", None), "pred_obj_score_head", None)
+    if model.backbone.tracks and head is not None:
+        [*head.parameters()][-1].fill_(_SEEN)

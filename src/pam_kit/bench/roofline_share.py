@@ -2,8 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 
+from pam_kit.kernels.cards import Card
 from pam_kit.kernels.counting import Launch
-from pam_kit.kernels.roofline import Card, bound
+from pam_kit.kernels.roofline import bound
 
 
 def shares(launches: Mapping[str, Sequence[Launch]], seconds: Mapping[str, float], card: Card) -> dict[str, float]:

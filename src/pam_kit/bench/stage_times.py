@@ -134,9 +134,9 @@ def watched(model: RegionVLM, times: StageTimes) -> Iterator[None]:
             (model, "perceived", "perceive"),
             (model, "projected", "perceive"),
         ):
-            replaced.enter_context(_in_place_of(part, name, _timed(getattr(part, name), stage, times)))
-        replaced.enter_context(_in_place_of(model.decoder, "start_reading", started))
-        replaced.enter_context(_in_place_of(model.decoder, "generate", generated))
+            replaced.enter_context(in_place_of(part, name, _timed(getattr(part, name), stage, times)))
+        replaced.enter_context(in_place_of(model.decoder, "start_reading", started))
+        replaced.enter_context(in_place_of(model.decoder, "generate", generated))
         yield
 
 
@@ -149,7 +149,7 @@ def _timed(function: Callable, stage: str, times: StageTimes) -> Callable:
 
 
 @contextmanager
-def _in_place_of(part: nn.Module, name: str, function: Callable) -> Iterator[None]:
+def in_place_of(part: nn.Module, name: str, function: Callable) -> Iterator[None]:
     """Meanwhile this one instance has another method."""
     before = vars(part).get(name)
     setattr(part, name, function)

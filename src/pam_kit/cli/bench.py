@@ -4,10 +4,11 @@ import argparse
 import json
 import sys
 
-from pam_kit.cli.arguments import OVERRIDES, add_verb, positive
-from pam_kit.cli.prompting import PRECISIONS
+from pam_kit.cli.arguments import OVERRIDES, add_verb, choices, positive
+from pam_kit.cli.prompting import STEPS, add_speed
 from pam_kit.cli.runs import RUN
 from pam_kit.errors import PamKitError
+from pam_kit.tasks import LANGUAGES, TASKS
 
 _TOKENS = 4
 
@@ -30,12 +31,15 @@ def add_verbs(verbs) -> None:
     parser.add_argument("--images", type=positive, metavar="N", help=f"pictures; {sizes}")
     parser.add_argument("--regions", type=positive, metavar="N", help=f"regions of each picture or clip; {sizes}")
     parser.add_argument("--questions", type=positive, metavar="N", help=f"questions about each region; {sizes}")
+    tasks = f"comma-separated: {','.join(TASKS)}; {sizes}"
+    parser.add_argument("--tasks", type=choices(TASKS), help=tasks)
+    parser.add_argument("--lang", type=choices(LANGUAGES), help=f"comma-separated: en,zh; {sizes}")
     parser.add_argument("--frames", type=positive, metavar="N", help=f"frames of a clip, no pictures; {sizes}")
     parser.add_argument(
         "--max-new-tokens", type=positive, default=_TOKENS, metavar="N", help=f"longest answer (default {_TOKENS})"
     )
     parser.add_argument("--repeats", type=positive, default=1, metavar="N", help="how often each is timed (default 1)")
-    parser.add_argument("--precision", choices=PRECISIONS, help="of the decoder (default: its own)")
+    add_speed(parser)
     parser.add_argument("--device", help="torch device; the first GPU by default, else the CPU")
     parser.add_argument("--json", action="store_true", help="print one JSON object a line for each work")
     parser.add_argument("--csv", metavar="FILE", help="also write the table as CSV")
@@ -51,7 +55,10 @@ def bench(options: argparse.Namespace) -> int:
     if options.overrides and not options.recipe:
         raise PamKitError(f"{options.overrides[0]} changes a recipe: name it with --recipe")
     works, with_training = _works(options)
-    choice = ModelChoice(options.checkpoint, options.recipe, tuple(options.overrides), precision=options.precision)
+    if options.frames and options.steps != STEPS[0]:
+        raise PamKitError(f"--steps {options.steps}: a clip is answered with keys and values that grow; leave it out")
+    decoder = {"precision": options.precision, "steps": options.steps}
+    choice = ModelChoice(options.checkpoint, options.recipe, tuple(options.overrides), **decoder)
     result: Result = measure_works(
         choice, works, options.against == "plain", options.repeats, options.device, say=_tell
     )
@@ -77,8 +84,10 @@ def _works(options: argparse.Namespace) -> tuple[list, bool]:
 
     from pam_kit.bench.works import TABLE, Work
 
-    sizes = {name: getattr(options, name) for name in ("images", "regions", "questions", "frames")}
-    given = {name: size for name, size in sizes.items() if size is not None}
+    if options.questions and (options.tasks or options.lang):
+        raise PamKitError("--questions says how many, --tasks and --lang say which: give one or the other")
+    sizes = {name: getattr(options, name) for name in ("images", "regions", "questions", "frames", "tasks")}
+    given = {name: size for name, size in (sizes | {"languages": options.lang}).items() if size is not None}
     if given:
         return [Work(**given, max_new_tokens=options.max_new_tokens)], False
     works = [replace(work, max_new_tokens=options.max_new_tokens) for work in TABLE]
