@@ -8,6 +8,7 @@ from pathlib import Path
 from pam_kit.cli.arguments import add_verb, positive
 from pam_kit.cli.prompting import (
     PICTURE_FORMATS,
+    STEPS,
     VIDEO_FORMATS,
     add_checkpoint,
     add_prompts,
@@ -139,9 +140,10 @@ def _predict_video(options: argparse.Namespace) -> None:
     annotated = out_path(options.out, default, VIDEO_FORMATS, "the annotated video is an mp4")
     if options.image == "-":
         raise PamKitError("predict goes through a video both ways, so it needs a file; pam-kit stream reads from -")
-    of_pictures = [name for name in ("stream", "ask", "hypotheses", "precision") if getattr(options, name)]
-    of_pictures += ["steps"] if options.steps != "growing" else []
+    of_pictures = [name for name in ("stream", "ask", "hypotheses") if getattr(options, name)]
     tell_unused("predict", [f"--{name}" for name in of_pictures], f"{options.image} is a video, not a picture")
+    other_steps = [f"--steps {options.steps}"] if options.steps != STEPS[0] else []
+    tell_unused("predict", other_steps, "all answers about a video are one batch, whose keys and values grow")
     settle_questions(options, "caption")
     from functools import partial
 
@@ -158,7 +160,7 @@ def _predict_video(options: argparse.Namespace) -> None:
     with opened_video(options.image, None, options.rate) as video:
         # What is wrong with a prompt is said before the model is loaded.
         prompts_by_frame(prompts, video.width, video.height)
-        predictor = VideoPredictor.from_run(options.checkpoint, options.device)
+        predictor = VideoPredictor.from_run(options.checkpoint, options.device, options.precision)
         reading = (options.frames or 16, options.sampler or "uniform", options.max_new_tokens)
         found = predictor.predict(video, prompts, options.task, options.lang, *reading, progress=progress)
         write_annotated(found, video, annotated, options.lang, progress=progress)

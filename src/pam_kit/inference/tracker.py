@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from pam_kit.contracts import GeneratedText, RegionFeatures, RegionPrompt
+from pam_kit.contracts import GeneratedText, Precision, RegionFeatures, RegionPrompt
 from pam_kit.data.video import Frame, VideoSource, open_video
 from pam_kit.errors import PromptError
 from pam_kit.inference.clip_room import check_clip_room
@@ -59,6 +59,7 @@ class VideoPredictor:
     Args:
         model: a RegionVLM whose backbone tracks; it is put into eval mode.
         device: where to compute; the first accelerator by default, else the CPU.
+        precision: what the decoder computes in from now on, see ``Decoder.lower_precision``; null leaves it as it is.
 
     Example:
         >>> predictor = VideoPredictor.from_run("runs/pam_tiny_video")
@@ -66,14 +67,16 @@ class VideoPredictor:
         >>> found.regions[0].texts["caption"]["en"].text, found.regions[0].frames[40].box
     """
 
-    def __init__(self, model: RegionVLM, device: torch.device | str | None = None):
-        pictures = RegionPredictor(model, device)
+    def __init__(self, model: RegionVLM, device: torch.device | str | None = None, precision: Precision | None = None):
+        pictures = RegionPredictor(model, device, precision=precision)
         self.model, self.device = pictures.model, pictures.device
 
     @classmethod
-    def from_run(cls, folder: str | Path, device: torch.device | str | None = None) -> "VideoPredictor":
+    def from_run(
+        cls, folder: str | Path, device: torch.device | str | None = None, precision: Precision | None = None
+    ) -> "VideoPredictor":
         """Load the model of a run folder."""
-        return cls(RegionVLM.from_pretrained(str(folder)), device)
+        return cls(RegionVLM.from_pretrained(str(folder)), device, precision)
 
     @torch.inference_mode()
     def predict(
