@@ -90,7 +90,9 @@ def unknown_scores(study: Study, chains: Sequence[Chain], out: Path) -> list[str
     found: dict[str, None] = {}
     for chain in chains:
         table = _table(chain, out)
-        for score in study.scores if table is not None else ():
+        if table is None:
+            continue
+        for score in study.scores:
             if score.row not in table:
                 found[f"{score.place}: scores.{score.name}: there is no {score.row!r}, only {', '.join(table)}"] = None
             elif score.score not in table[score.row]:
