@@ -21,7 +21,7 @@ class FoundRegion:
     Args:
         proposal: where it comes from.
         candidate: which of the decoder's masks it is, as counted in ``RegionFeatures.candidate_logits``; None: the one
-            that the model shows.
+            that the model tells of.
         prompt: that of the proposal, in pixels of the whole picture.
         segmentation: COCO's compressed run-length code of the (H, W) mask.
         area: of the mask, in pixels.

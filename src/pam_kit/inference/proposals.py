@@ -68,7 +68,7 @@ class GridSettings:
         crop_layers: layer i looks at 2^i x 2^i overlapping crops of the picture besides.
         crop_overlap: of the crops of the first layer, in shares of the picture's shorter side; SAM's 512/1500.
         crop_downscale: layer i has so many times fewer points a side, to the power of i.
-        several: each point may mean a part, a whole or a group, as SAM has it; else the mask that the model shows.
+        several: each point may mean a part, a whole or a group, as SAM has it; else the mask that the model tells of.
     """
 
     points: int = 32

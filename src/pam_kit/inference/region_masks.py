@@ -49,7 +49,7 @@ def region_masks(
 
     Args:
         hypotheses: also all three that the prompt may mean; the mask is that of the highest expected IoU.
-        candidates: which of the decoder's masks each region shows; None: the one that the model itself describes.
+        candidates: which of the decoder's masks each region shows; None: the one that the model tells of.
     """
     regions = regions.as_described()
     if hypotheses and (regions.candidate_tokens is None or regions.candidate_logits.shape[1] != 1 + len(NAMES)):
