@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -11,6 +11,7 @@ from pam_kit.contracts import PerceivedTokens, Questions
 from pam_kit.contracts.batches import GeneratedText
 from pam_kit.inference.following import RegionFollower
 from pam_kit.inference.latency import Latency
+from pam_kit.inference.presence import PresenceTracker
 from pam_kit.tasks import clip_question
 
 # Slack in seconds, for times that went through a division.
@@ -127,3 +128,18 @@ class ClipReading:
         with self.latency.stage("prefill"):
             self.reading.read(embeddings)
         self.count += 1
+
+
+@dataclass(eq=False)
+class Followed:
+    """One region of the stream: its clip so far, what was said of it by language, the box of its last mask.
+
+    ``anew``: with the next frame a clip begins for which the backbone forgets it and is pointed at that box.
+    """
+
+    number: int
+    presence: PresenceTracker
+    clip: ClipReading
+    history: dict[str, str] = field(default_factory=dict)
+    box: tuple[float, float, float, float] | None = None
+    anew: bool = False

@@ -18,9 +18,9 @@ from pam_kit.contracts import PerceivedTokens, RegionFeatures
 from pam_kit.errors import CheckpointError, PamKitError
 from pam_kit.inference.presence import PresenceTracker
 from pam_kit.inference.result import prompt_from_json, prompt_json
-from pam_kit.inference.stream_clip import ClipReading
+from pam_kit.inference.stream_clip import ClipReading, Followed
 from pam_kit.inference.stream_records import StreamSettings
-from pam_kit.inference.streamer import Followed, RegionStream
+from pam_kit.inference.streamer import RegionStream
 from pam_kit.inference.triggers import Trigger
 from pam_kit.model import RegionVLM
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,24 +15,9 @@ from pam_kit.inference.following import RegionFollower, seen_regions
 from pam_kit.inference.latency import CAPTION_STAGES, FRAME_STAGES, Latency
 from pam_kit.inference.predictor import RegionPredictor
 from pam_kit.inference.presence import LOST, PresenceTracker
-from pam_kit.inference.stream_clip import Asking, ClipReading
+from pam_kit.inference.stream_clip import Asking, ClipReading, Followed
 from pam_kit.inference.stream_records import Description, FrameReport, StreamSettings
 from pam_kit.model import RegionVLM
-
-
-@dataclass(eq=False)
-class Followed:
-    """One region of the stream: its clip so far, what was said of it by language, the box of its last mask.
-
-    ``anew``: with the next frame a clip begins for which the backbone forgets it and is pointed at that box.
-    """
-
-    number: int
-    presence: PresenceTracker
-    clip: ClipReading
-    history: dict[str, str] = field(default_factory=dict)
-    box: tuple[float, float, float, float] | None = None
-    anew: bool = False
 
 
 class RegionStream:
