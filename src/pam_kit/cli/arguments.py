@@ -1,7 +1,8 @@
 """Options that several verbs take, and the recipe behind them. Torch-free."""
 
 import argparse
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Iterable, Sequence
 
 from pam_kit.recipe import Schedule
 from pam_kit.sections import Recipe
@@ -35,6 +36,21 @@ def chosen_schedule(options: argparse.Namespace) -> Schedule:
     from pam_kit.recipe import load_schedule
 
     return load_schedule(options.recipe, options.overrides)
+
+
+def tell(verb: str, text: str) -> None:
+    """A line on standard error, which is nobody's data."""
+    print(f"pam-kit {verb}: {text}", file=sys.stderr, flush=True)
+
+
+def flag(name: str) -> str:
+    """An option as it is typed: ``max_new_tokens`` is --max-new-tokens."""
+    return f"--{name.replace('_', '-')}"
+
+
+def given_flags(options: argparse.Namespace, names: Iterable[str]) -> list[str]:
+    """Those of some options that were given, as they are typed; left out they are None, False or an empty list."""
+    return [flag(name) for name in names if getattr(options, name) not in (None, False, [])]
 
 
 def positive(text: str) -> int:

@@ -2,9 +2,8 @@
 
 import argparse
 import json
-import sys
 
-from pam_kit.cli.arguments import OVERRIDES, add_verb, choices, positive
+from pam_kit.cli.arguments import OVERRIDES, add_verb, choices, positive, tell
 from pam_kit.cli.prompting import STEPS, add_speed
 from pam_kit.cli.runs import RUN
 from pam_kit.errors import PamKitError
@@ -95,4 +94,4 @@ def _works(options: argparse.Namespace) -> tuple[list, bool]:
 
 
 def _tell(line: str) -> None:
-    print(f"pam-kit bench: {line}", file=sys.stderr, flush=True)
+    tell("bench", line)

@@ -1,12 +1,11 @@
 """The verb that scores: on held-out sets of a recipe, on published benchmarks, or predictions of others. Torch-free."""
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pam_kit.cli.arguments import OVERRIDES, add_verb, choices, chosen_schedule, positive
+from pam_kit.cli.arguments import OVERRIDES, add_verb, choices, chosen_schedule, flag, given_flags, positive, tell
 from pam_kit.cli.parts import add_parts, own_device, own_part, run_parts
 from pam_kit.cli.runs import RUN, evaluate_recipe
 from pam_kit.errors import PamKitError
@@ -63,7 +62,7 @@ def _add_benchmark_options(group) -> None:
     group.add_argument("--benchmark", metavar="NAME,...", help="published sets that the model is measured on")
     group.add_argument("--data", metavar="DIR", help="holds a folder for each benchmark, DIR/<name>, or is that of one")
     group.add_argument("--prompt-type", choices=PROMPT_TYPES, default="box", help="how regions are shown (default box)")
-    group.add_argument("--variant", default="", metavar="NAME", help="which published form of the files")
+    group.add_argument("--variant", metavar="NAME", help="which published form of the files")
     group.add_argument(
         "--languages",
         type=choices(LANGUAGES),
@@ -149,7 +148,7 @@ def _call(options: argparse.Namespace, checkpoint: str, out: Path) -> list[str]:
     call += ["--out", str(out), "--no-score", "--prompt-type", options.prompt_type]
     for name in ("variant", "limit", "max_new_tokens", "frames", "stream_boxes", "pictures", "device"):
         if value := getattr(options, name):
-            call += [f"--{name.replace('_', '-')}", str(value)]
+            call += [flag(name), str(value)]
     return call + (["--languages", ",".join(options.languages)] if options.languages else [])
 
 
@@ -176,7 +175,7 @@ def _foreign(options: argparse.Namespace) -> None:
 
 def _refuse(options: argparse.Namespace, names: Sequence[str], why: str) -> None:
     """Options that would change nothing are errors: what was meant by them would not be done."""
-    if given := [f"--{name.replace('_', '-')}" for name in names if getattr(options, name)]:
+    if given := given_flags(options, names):
         raise PamKitError(f"{', '.join(given)}: {'this is' if len(given) == 1 else 'these are'} {why}")
 
 
@@ -195,7 +194,7 @@ def _choices(options: argparse.Namespace, out: Path) -> Any:
         data=Path(options.data),
         out=out,
         prompt_type=options.prompt_type,
-        variant=options.variant,
+        variant=options.variant or "",
         languages=options.languages or (),
         limit=options.limit,
         asked=asked,
@@ -228,4 +227,4 @@ def _names(text: str) -> list[str]:
 
 
 def _say(text: str) -> None:
-    print(f"pam-kit evaluate: {text}", file=sys.stderr)
+    tell("evaluate", text)

@@ -2,13 +2,12 @@
 
 import argparse
 import json
-import sys
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pam_kit.atomic_files import write_json
-from pam_kit.cli.arguments import add_verb, positive
+from pam_kit.cli.arguments import add_verb, flag, positive, tell
 from pam_kit.cli.parts import add_parts, own_device, own_part, run_parts
 from pam_kit.cli.prompting import (
     PICTURE_FORMATS,
@@ -178,20 +177,11 @@ def _finish(run: Any, categories: dict[str, int] | None) -> None:
 def _call(options: argparse.Namespace, out: Path) -> list[str]:
     """The same call, for one of several processes."""
     call = ["everything", options.source, "--checkpoint", options.checkpoint, "--out", str(out)]
-    names = ("proposals", "min_score", "points", "crop_layers", "min_iou", "min_stability", "overlap", "containment")
-    for name in (
-        *names,
-        "min_area",
-        "max_regions",
-        "batch",
-        "labels",
-        "max_new_tokens",
-        "device",
-        "precision",
-        "steps",
-    ):
+    names = ["proposals", "min_score", "points", "crop_layers", "min_iou", "min_stability", "overlap", "containment"]
+    names += ["min_area", "max_regions", "batch", "labels", "max_new_tokens", "device", "precision", "steps"]
+    for name in names:
         if (value := getattr(options, name)) is not None:
-            call += [f"--{name.replace('_', '-')}", str(value)]
+            call += [flag(name), str(value)]
     call += ["--lang", ",".join(options.lang)]
     call += ["--task", ",".join(options.task)] if options.task else ["--masks-only"]
     return call + ["--draw"] * options.draw + ["--one-mask"] * options.one_mask
@@ -279,4 +269,4 @@ def _share(text: str) -> float:
 
 
 def _say(text: str) -> None:
-    print(f"pam-kit everything: {text}", file=sys.stderr)
+    tell("everything", text)

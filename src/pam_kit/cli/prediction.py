@@ -2,10 +2,9 @@
 
 import argparse
 import json
-import sys
 from pathlib import Path
 
-from pam_kit.cli.arguments import add_verb, positive
+from pam_kit.cli.arguments import add_verb, given_flags, positive, tell
 from pam_kit.cli.prompting import (
     PICTURE_FORMATS,
     STEPS,
@@ -109,7 +108,7 @@ def _predict_picture(options: argparse.Namespace) -> None:
         draw_regions(image, regions, languages=options.lang).save(picture)
         _print_regions(options, regions, picture)
     for note in session.notes:
-        print(f"pam-kit predict: {note}", file=sys.stderr)
+        tell("predict", note)
     if wrong:
         # The others are told and drawn by now.
         raise PamKitError("\n".join(wrong))
@@ -140,8 +139,8 @@ def _predict_video(options: argparse.Namespace) -> None:
     annotated = out_path(options.out, default, VIDEO_FORMATS, "the annotated video is an mp4")
     if options.image == "-":
         raise PamKitError("predict goes through a video both ways, so it needs a file; pam-kit stream reads from -")
-    of_pictures = [name for name in ("stream", "ask", "hypotheses") if getattr(options, name)]
-    tell_unused("predict", [f"--{name}" for name in of_pictures], f"{options.image} is a video, not a picture")
+    of_pictures = given_flags(options, ("stream", "ask", "hypotheses"))
+    tell_unused("predict", of_pictures, f"{options.image} is a video, not a picture")
     other_steps = [f"--steps {options.steps}"] if options.steps != STEPS[0] else []
     tell_unused("predict", other_steps, "all answers about a video are one batch, whose keys and values grow")
     settle_questions(options, "caption")

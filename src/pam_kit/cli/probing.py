@@ -1,10 +1,9 @@
 """The verb that tests whether texts come from their regions: probe. Torch-free."""
 
 import argparse
-import sys
 from pathlib import Path
 
-from pam_kit.cli.arguments import add_recipe, add_verb, choices, chosen_schedule, positive
+from pam_kit.cli.arguments import add_recipe, add_verb, choices, chosen_schedule, positive, tell
 from pam_kit.cli.runs import RUN
 from pam_kit.errors import PamKitError
 
@@ -72,4 +71,4 @@ def probe(options: argparse.Namespace) -> None:
 
 
 def _say(text: str) -> None:
-    print(f"pam-kit probe: {text}", file=sys.stderr)
+    tell("probe", text)

@@ -1,11 +1,10 @@
 """Options by which regions are pointed at and asked about, which several verbs take. Torch-free."""
 
 import argparse
-import sys
 import warnings
 from pathlib import Path
 
-from pam_kit.cli.arguments import choices, positive
+from pam_kit.cli.arguments import choices, positive, tell
 from pam_kit.cli.runs import RUN
 from pam_kit.errors import PamKitError
 from pam_kit.tasks import LANGUAGES, TASKS
@@ -85,7 +84,7 @@ def settle_questions(options: argparse.Namespace, task: str) -> None:
 def tell_unused(verb: str, names: list[str], why: str) -> None:
     """Say on standard error which options have no effect, if any."""
     if names:
-        print(f"pam-kit {verb}: {', '.join(names)}: no effect, since {why}", file=sys.stderr)
+        tell(verb, f"{', '.join(names)}: no effect, since {why}")
 
 
 def add_frame_source(parser: argparse.ArgumentParser) -> None:
@@ -129,7 +128,7 @@ def opened_video(source: str, size: tuple[int, int] | None, rate: float | None):
 def tell_damage(verb: str, damage: str | None) -> None:
     """Say on standard error where a video broke off; what was there before has been used."""
     if damage:
-        print(f"pam-kit {verb}: {damage}; what comes before was used", file=sys.stderr)
+        tell(verb, f"{damage}; what comes before was used")
 
 
 def out_path(given: str | None, default: str, formats: tuple[str, ...], what: str) -> Path:

@@ -2,11 +2,11 @@
 
 import argparse
 import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pam_kit.cli.arguments import OVERRIDES, add_verb, chosen_schedule, positive
+from pam_kit.cli.arguments import OVERRIDES, add_verb, chosen_schedule, given_flags, positive, tell
+from pam_kit.cli.evaluation import PROMPT_TYPES
 from pam_kit.cli.prompting import add_checkpoint, add_prompts, is_picture, source_behind_points
 from pam_kit.cli.runs import RUN
 from pam_kit.errors import PamKitError
@@ -15,9 +15,8 @@ from pam_kit.tasks import LANGUAGES
 if TYPE_CHECKING:
     from pam_kit.evaluation.closed_set import LabelSettings, Row
 
-# As in inference.closed_set and evaluation.benchmarks.contract, which load more than help needs.
+# As in inference.closed_set, whose module would load torch.
 PRIORS = ("none", "no_region", "regions")
-PROMPT_TYPES = ("box", "mask", "points")
 # Those that have a list of categories; evaluation.closed_set_benchmarks knows where it is.
 BENCHMARKS = ("lvis", "paco")
 LABELS = "coco, an annotation file with categories (.json: COCO, LVIS, PACO) or a text file with a label a line"
@@ -122,10 +121,8 @@ def evaluate_labels(options: argparse.Namespace) -> None:
 
 def _of_recipe(options: argparse.Namespace, settings: "LabelSettings") -> "tuple[dict[str, Row], Path]":
     of_benchmarks = ("data", "prompt_type", "variant", "limit", "pictures", "max_new_tokens")
-    if given := [name for name in of_benchmarks if getattr(options, name) is not None]:
-        raise PamKitError(
-            f"--{given[0].replace('_', '-')} is of --benchmark; a recipe says such things itself, under evaluate"
-        )
+    if given := given_flags(options, of_benchmarks):
+        raise PamKitError(f"{given[0]} is of --benchmark; a recipe says such things itself, under evaluate")
     recipe = chosen_schedule(options).stages[-1]
     from tqdm import tqdm
 
@@ -156,5 +153,5 @@ def _of_benchmark(options: argparse.Namespace, settings: "LabelSettings") -> "tu
     regions = BenchmarkLabels(options.benchmark, choices, settings, options.synonyms)
     table = regions.evaluate(RegionPredictor.from_run(options.checkpoint, options.device), tqdm)
     for note in regions.notes:
-        print(f"pam-kit evaluate-labels: {regions.row}: {note}", file=sys.stderr)
+        tell("evaluate-labels", f"{regions.row}: {note}")
     return table, folder

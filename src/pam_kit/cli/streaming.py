@@ -2,12 +2,11 @@
 
 import argparse
 import json
-import sys
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pam_kit.cli.arguments import add_verb, positive
+from pam_kit.cli.arguments import add_verb, positive, tell
 from pam_kit.cli.interruption import Interruption, until_reader_goes
 from pam_kit.cli.prompting import (
     VIDEO_FORMATS,
@@ -121,7 +120,7 @@ def _save(begun: Begun, path: str, trigger) -> None:
 
     if begun.stream.broken:
         left = f"{path} is left as it was" if Path(path).exists() else "nothing is saved"
-        print(f"pam-kit stream: stopped in the middle of its work; {left}", file=sys.stderr)
+        tell("stream", f"stopped in the middle of its work; {left}")
     else:
         save_stream(begun.stream, path, trigger)
 
@@ -143,7 +142,7 @@ def _sum_up(begun: Begun, trigger) -> None:
 def _tell_unsaid(times: list[float], why: str) -> None:
     if times:
         told = ", ".join(f"{time:g}" for time in times)
-        print(f"pam-kit stream: nothing was said at {told} s, since {why}", file=sys.stderr)
+        tell("stream", f"nothing was said at {told} s, since {why}")
 
 
 def _print_line(values: dict[str, Any]) -> None:
