@@ -94,10 +94,15 @@ def locked(path: Path, wait: bool = False) -> IO[str] | None:
     return file
 
 
-def write_json(path: Path, value: Any) -> None:
-    """The value as indented JSON in UTF-8, whole or not at all."""
-    with whole_file(path) as file:
-        file.write((json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
+def write_text(path: Path, text: str, unique: bool = False) -> None:
+    """The text in UTF-8, whole or not at all; ``unique``: also where several processes write it at once."""
+    with whole_file(path, unique) as file:
+        file.write(text.encode())
+
+
+def write_json(path: Path, value: Any, unique: bool = False) -> None:
+    """The value as indented JSON, as ``write_text``."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n", unique)
 
 
 def _unique_draft(path: Path) -> Path:

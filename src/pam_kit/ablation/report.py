@@ -12,7 +12,7 @@ from pam_kit.ablation.chains import make_chains, study_folder
 from pam_kit.ablation.results import Results, collect
 from pam_kit.ablation.study_file import find_study, read_study, shipped_studies
 from pam_kit.ablation.tables import draw, markdown
-from pam_kit.atomic_files import whole_file
+from pam_kit.atomic_files import write_text
 from pam_kit.errors import PamKitError
 
 PAGE, START = "ablations.md", "<!-- written by pam-kit ablate --docs; what stands above this line is kept -->"
@@ -49,8 +49,7 @@ def write_page(out: Path, docs: Path, own: Sequence[str] = ()) -> list[str]:
     lines = [opening.rstrip(), "", START]
     for title in [*order, *(title for title in sections if title not in order)]:
         lines += ["", *sections[title]]
-    with whole_file(page) as file:
-        file.write(("\n".join(lines) + "\n").encode())
+    write_text(page, "\n".join(lines) + "\n")
     return [results.study.name for results in found.values()]
 
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pam_kit.ablation.chains import Chains, study_folder
-from pam_kit.atomic_files import whole_file
+from pam_kit.atomic_files import write_text
 
 SCRIPT, SUBMIT = "run.sbatch", "submit.sh"
 
@@ -22,8 +22,8 @@ def write_scripts(chains: Chains, out: Path, arguments: Sequence[str]) -> tuple[
     folder = study_folder(out, chains.study)
     command = shlex.join(["pam-kit", "ablate", *arguments])
     script, submit = folder / SCRIPT, folder / SUBMIT
-    _write(script, _script(chains, folder, command))
-    _write(submit, _submit(chains, script, command))
+    write_text(script, _script(chains, folder, command))
+    write_text(submit, _submit(chains, script, command))
     submit.chmod(0o755)
     return script, submit
 
@@ -55,8 +55,3 @@ def _submit(chains: Chains, script: Path, command: str) -> str:
     table = f"sbatch --job-name=pam-kit-{chains.study.name}-table --dependency=afterany:${before}"
     lines.append(f"{table} --wrap {shlex.quote(f'{command} --times --table')}")
     return "\n".join([*lines, ""])
-
-
-def _write(path: Path, text: str) -> None:
-    with whole_file(path) as file:
-        file.write(text.encode())

@@ -9,16 +9,16 @@ from pathlib import Path
 from pam_kit.ablation.bar_chart import Bar, Group, draw_bars
 from pam_kit.ablation.results import Cell, Results, Row
 from pam_kit.ablation.statistics import LEVEL, Comparison
-from pam_kit.atomic_files import whole_file
+from pam_kit.atomic_files import write_text
 
 TABLE, CSV, JSON, CHART = "table.md", "table.csv", "results.json", "chart.png"
 
 
 def write_tables(results: Results, folder: Path) -> None:
     """``table.md``, ``table.csv``, ``results.json`` and, where there are scores to draw, ``chart.png``."""
-    _write(folder / TABLE, "\n".join([f"# {results.study.title}", "", *markdown(results), ""]))
-    _write(folder / CSV, _csv(results))
-    _write(folder / JSON, json.dumps(_json(results), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    write_text(folder / TABLE, "\n".join([f"# {results.study.title}", "", *markdown(results), ""]))
+    write_text(folder / CSV, _csv(results))
+    write_text(folder / JSON, json.dumps(_json(results), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
     draw(results, folder / CHART)
 
 
@@ -178,8 +178,3 @@ def _number(value: float | None) -> str:
 
 def _figure(value: float | None) -> str:
     return "" if value is None else f"{value:g}"
-
-
-def _write(path: Path, text: str) -> None:
-    with whole_file(path) as file:
-        file.write(text.encode())

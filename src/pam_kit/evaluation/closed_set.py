@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pam_kit.atomic_files import whole_file, write_json
+from pam_kit.atomic_files import write_json, write_text
 from pam_kit.contracts import Questions, RegionPrompt, RegionSample
 from pam_kit.data.label_lists import Label, checked_labels
 from pam_kit.errors import PamKitError
@@ -124,8 +124,7 @@ def save_labels(folder: Path, table: dict[str, Row], notes: Sequence[str] = ()) 
     """labels.json, and labels.md with the notes below the table."""
     write_json(folder / "labels.json", table)
     lines = labels_markdown(table) + [""] * bool(notes) + [f"- {note}" for note in notes]
-    with whole_file(folder / "labels.md") as file:
-        file.write(("\n".join(lines) + "\n").encode())
+    write_text(folder / "labels.md", "\n".join(lines) + "\n")
 
 
 def labels_markdown(table: dict[str, Row]) -> list[str]:

@@ -11,7 +11,7 @@ from pam_kit.contracts import RegionSample
 from pam_kit.data.schema import has_clips, has_videos
 from pam_kit.errors import PamKitError, RecipeError
 from pam_kit.evaluation.gallery import Gallery
-from pam_kit.evaluation.held_out import batched, exact_prompts, readable_samples
+from pam_kit.evaluation.held_out import batched, exact_prompts, file_name, readable_samples
 from pam_kit.evaluation.scores import SplitScores
 from pam_kit.evaluation.videos import evaluate_clips, evaluate_videos, stream_settings
 from pam_kit.inference.predictor import RegionPredictor
@@ -91,21 +91,17 @@ def _evaluate_pictures(
             gallery.add_picture(sample, predictions)
             for region, predicted in zip(sample.regions, predictions, strict=True):
                 write(_line(sample, region, predicted))
-    gallery.save(folder / "pictures", _file_name(row))
+    gallery.save(folder / "pictures", file_name(row))
     return scores.table()
 
 
 @contextmanager
 def _predictions_file(folder: Path, row: str) -> Iterator[Callable[[dict], None]]:
     """What writes one prediction a line."""
-    path = folder / "predictions" / f"{_file_name(row)}.jsonl"
+    path = folder / "predictions" / f"{file_name(row)}.jsonl"
     path.parent.mkdir(exist_ok=True)
     with path.open("w", encoding="utf-8") as lines:
         yield lambda line: print(json.dumps(line, ensure_ascii=False), file=lines)
-
-
-def _file_name(row: str) -> str:
-    return row.replace(" / ", "-")
 
 
 def _predict(

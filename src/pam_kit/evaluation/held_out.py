@@ -59,6 +59,11 @@ def _readable(dataset, split: SplitChoice, ledger: BrokenLedger) -> Iterator:
         yield sample
 
 
+def file_name(row: str) -> str:
+    """What the files of a row of scores, "split / prompt", are called."""
+    return row.replace(" / ", "-")
+
+
 def batched(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
     """Items in lists of ``size``; the last may be shorter."""
     batch: list[Item] = []

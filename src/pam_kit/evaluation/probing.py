@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from pam_kit.atomic_files import whole_file, write_json
+from pam_kit.atomic_files import write_json, write_text
 from pam_kit.contracts import Region, RegionSample
 from pam_kit.data.pictures import read_picture
 from pam_kit.errors import BrokenSample, PamKitError, PromptError
@@ -27,7 +27,7 @@ from pam_kit.evaluation.faithfulness_scores import (
     faithfulness_table,
     of_regions,
 )
-from pam_kit.evaluation.held_out import exact_prompts, picture_splits, readable_samples
+from pam_kit.evaluation.held_out import exact_prompts, file_name, picture_splits, readable_samples
 from pam_kit.evaluation.probe_examples import ProbeExamples
 from pam_kit.evaluation.probed_texts import ProbedTexts
 from pam_kit.evaluation.records import RegionRecord
@@ -163,11 +163,7 @@ def _texts(
     predictor: RegionPredictor, settings: ProbeSettings, folder: Path, row: str, of: Mapping[str, Any], resume: bool
 ) -> ProbedTexts:
     head = {"model": predictor.sha256, "row": row, **of, **asdict(settings)}
-    return ProbedTexts(folder / "texts" / f"{_file_name(row)}.jsonl", head, resume)
-
-
-def _file_name(row: str) -> str:
-    return row.replace(" / ", "-")
+    return ProbedTexts(folder / "texts" / f"{file_name(row)}.jsonl", head, resume)
 
 
 def _tell(texts: ProbedTexts, say: Say) -> None:
@@ -200,8 +196,7 @@ def _write(predictor: RegionPredictor, folder: Path, settings: ProbeSettings, ta
     altered = f"Altered with fill {settings.fill}, regions taken out by their {settings.shape}."
     means = "Means over regions with one standard error; all references of a region count as one text."
     lines = ["# Faithfulness", "", f"{means} {altered}", "", *faithfulness_markdown(tables)]
-    with whole_file(folder / "probe.md") as file:
-        file.write(("\n".join(lines) + "\n").encode())
+    write_text(folder / "probe.md", "\n".join(lines) + "\n")
 
 
 def _plain(value: Any) -> Any:

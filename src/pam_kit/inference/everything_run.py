@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pam_kit.atomic_files import whole_file
+from pam_kit.atomic_files import whole_file, write_text
 from pam_kit.errors import PamKitError
 from pam_kit.inference.everything_lines import PictureLines, as_coco, latest, read_pictures
 from pam_kit.inference.resuming import GrowingLines, check_same_run
@@ -188,5 +188,4 @@ def picture_lines(name: str, found, notes: Sequence[str] = ()) -> PictureLines:
 
 def write_coco(path: Path, content: dict[str, Any]) -> None:
     """Whole or not at all, also where several processes write it at once."""
-    with whole_file(path, unique=True) as file:
-        file.write((json.dumps(content, ensure_ascii=False) + "\n").encode())
+    write_text(path, json.dumps(content, ensure_ascii=False) + "\n", unique=True)

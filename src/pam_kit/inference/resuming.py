@@ -9,7 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from pam_kit.atomic_files import locked, whole_file
+from pam_kit.atomic_files import locked, whole_file, write_json
 from pam_kit.errors import PamKitError
 
 
@@ -79,5 +79,4 @@ def check_same_run(path: Path, now: Mapping[str, Any]) -> None:
                 f"{now.get(key)}; give another --out, or remove that folder"
             )
         return
-    with whole_file(path, unique=True) as file:
-        file.write((json.dumps(now, indent=2, ensure_ascii=False) + "\n").encode())
+    write_json(path, now, unique=True)

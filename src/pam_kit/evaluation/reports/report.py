@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pam_kit.atomic_files import whole_file
+from pam_kit.atomic_files import write_json, write_text
 from pam_kit.errors import PamKitError
 from pam_kit.evaluation.benchmarks.contract import Headline
 from pam_kit.evaluation.benchmarks.paper import paper_notes, paper_rows
@@ -33,12 +33,13 @@ def write_reports(out: Path, cases: int = 4) -> list[Table]:
     found.sort(key=lambda pair: places.get(pair[1].benchmark, len(places)))
     folders, results = [folder for folder, _ in found], [result for _, result in found]
     tables = [result_table(result, _headlines(result), _published(result), _told(result)) for result in results]
-    _write(out / SCORES, json.dumps({one.run: _facts(one) for one in results}, indent=2, ensure_ascii=False) + "\n")
+    write_json(out / SCORES, {one.run: _facts(one) for one in results}, unique=True)
     told = paper_notes() if any(result.benchmark in BENCHMARKS for result in results) else ()
-    _write(out / MARKDOWN, markdown(tables) + "\n" + _made_by(results) + "".join(f"- {note}\n" for note in told))
-    _write(out / TABLE, as_csv(results, tables))
+    notes = "".join(f"- {note}\n" for note in told)
+    write_text(out / MARKDOWN, f"{markdown(tables)}\n{_made_by(results)}{notes}", unique=True)
+    write_text(out / TABLE, as_csv(results, tables), unique=True)
     sections = [_section(*all_of_one, cases) for all_of_one in zip(folders, results, tables, strict=True)]
-    _write(out / PAGE, page("Evaluation of " + _model(results[0]), _about(results), sections, told))
+    write_text(out / PAGE, page("Evaluation of " + _model(results[0]), _about(results), sections, told), unique=True)
     return tables
 
 
@@ -118,11 +119,6 @@ def _words(value: Any) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{key} {one}" for key, one in value.items())
     return ", ".join(map(str, value)) if isinstance(value, list) else " ".join(str(value).split())
-
-
-def _write(path: Path, text: str) -> None:
-    with whole_file(path, unique=True) as file:
-        file.write(text.encode())
 
 
 def _published(result: BenchmarkResult) -> list[Row]:
