@@ -8,7 +8,7 @@ from pam_kit.data.broken import BrokenLedger
 from pam_kit.data.label_lists import Label, read_labels
 from pam_kit.data.pictures import read_picture
 from pam_kit.errors import BrokenSample, PamKitError, PromptError
-from pam_kit.evaluation.benchmark_run import RunChoices, benchmark_root
+from pam_kit.evaluation.benchmark_run import ChosenRegions, RunChoices
 from pam_kit.evaluation.benchmarks.registry import find_benchmark
 from pam_kit.evaluation.closed_set import LabelledPicture, LabelSettings, Row, measured_labels, save_labels
 from pam_kit.evaluation.records import RegionRecord
@@ -60,18 +60,12 @@ class BenchmarkLabels:
             raise PamKitError(f"{benchmark} has no list of categories; choose from {', '.join(_CATEGORIES)}")
         found = find_benchmark(benchmark)
         self.name, self.choices, self.settings = benchmark, choices, settings
-        self.root = benchmark_root(found, choices)
-        read = found.records(self.root, choices.prompt_type, choices.variant)
-        own = [record for record in read if record.language == settings.language]
-        if not own:
-            languages = ", ".join(sorted({record.language for record in read}))
+        if settings.language not in found.languages:
+            languages = ", ".join(found.languages)
             raise PamKitError(f"{benchmark} has no region in {settings.language}; its languages are {languages}")
-        self.records = own[: choices.limit]
+        regions = ChosenRegions(found, choices)
+        self.root, self.records, self.notes = regions.root, regions.records, list(regions.notes)
         self.row = f"{benchmark} / {choices.prompt_type}"
-        self.notes = list(read.notes)
-        if len(self.records) < len(read):
-            told = f"only {len(self.records)} of {len(read)} regions: not a number to compare"
-            self.notes.insert(0, told)
         labels = settings.labels if settings.labels is not None else self._categories(synonyms)
         self.chosen = settings.closed_set(labels)
 
