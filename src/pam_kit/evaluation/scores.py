@@ -116,11 +116,12 @@ class SplitScores:
 
         Who knows the kind and cannot tell the two apart names both equally often.
         """
-        for truth, predicted in zip(truths, predictions, strict=True):
-            own = (truth.attributes.get("label"), truth.attributes.get("colour"))
-            looks = {(other.attributes.get("label"), other.attributes.get("colour")) for other in truths}
-            twins = {(label, colour) for label, colour in looks if label == own[0] and colour not in (own[1], None)}
-            if None in own or not twins or self.read_attribute is None:
+        if self.read_attribute is None:
+            return
+        looks = [(truth.attributes.get("label"), truth.attributes.get("colour")) for truth in truths]
+        for own, predicted in zip(looks, predictions, strict=True):
+            twins = {other for other in looks if other[0] == own[0] and other[1] not in (own[1], None)}
+            if None in own or not twins:
                 continue
             for language, answer in predicted.texts.get("caption", {}).items():
                 said = tuple(self.read_attribute(answer.text, name, language) for name in ("label", "colour"))

@@ -50,13 +50,15 @@ def in_halves(
         if not reason:
             continue
         # Only here are the frames gone that held what had been computed.
-        given_up = len(chunk) == 1 and not (once_more and release(chunk[0]))
+        given_up = False
         if len(chunk) > 1:
             on_halved(chunk)
             middle = (len(chunk) + 1) // 2
             todo.extendleft([(chunk[middle:], True), (chunk[:middle], True)])
-        elif not given_up:
+        elif once_more and release(chunk[0]):
             todo.appendleft((chunk, False))
+        else:
+            given_up = True
         # Behind all that was let go of: only now is it nobody's.
         if torch.cuda.is_available():
             torch.cuda.empty_cache()

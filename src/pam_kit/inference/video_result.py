@@ -9,6 +9,7 @@ import numpy as np
 from pam_kit.contracts import GeneratedText, RegionPrompt
 from pam_kit.data.masks import decode_rle, encode_rle
 from pam_kit.errors import PromptError
+from pam_kit.geometry import tight_box
 from pam_kit.inference.following import SeenRegion
 from pam_kit.inference.presence import Transition, in_sight, out_of_sight
 from pam_kit.inference.result import prompt_json, texts_json
@@ -62,7 +63,8 @@ class RegionFrame:
 
     @classmethod
     def of(cls, seen: SeenRegion, index: int, time: float) -> "RegionFrame":
-        mask, box = seen.mask(), seen.box()
+        mask = seen.mask()
+        box = tight_box(mask)
         return cls(
             index=index,
             time=time,
