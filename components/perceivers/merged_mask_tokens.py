@@ -13,7 +13,7 @@ from pam_kit.registry import register
 _ENOUGH = 0.1
 
 
-@register("perceiver", "merged_mask_tokens")
+@register("perceiver", "merged_mask_tokens", presets={"videorefer": {"num_tokens": 1, "clip_tokens": 4}})
 class MergedMaskTokens(Perceiver):
     """The whole picture's tokens, and beside them a few tokens merged from the cells under the region's mask.
 
@@ -21,24 +21,31 @@ class MergedMaskTokens(Perceiver):
     neighbours in a sequence that are most alike until few are left. One token (num_tokens = 1) is the mask's average,
     VideoRefer's object token of a single picture.
 
-    Faithful: pooling under the mask, merging neighbours by cosine similarity, averages of what was merged, an MLP.
-    Otherwise: VideoRefer pools each frame to one token and merges over the frames; here a read frame of a clip is
-    written as soon as it is there, so each frame has its own tokens, and what is merged is the sequence of cells under
-    the mask, in raster order. The mask is the predicted one and not trained from here. Where fewer cells than
+    Faithful (preset ``videorefer``): pooling under the mask, merging the frames that are most alike by the cosine of
+    neighbours, averages of what was merged, an MLP. Otherwise: frames are merged behind the MLPs of perceiver and
+    projector, not ahead of them, so that a stream makes its tokens frame by frame; similarity to a frame in which the
+    object is out of sight counts like any other. With more than one token a frame, the cells under the mask are merged
+    likewise, in raster order. The mask is the predicted one and not trained from here. Where fewer cells than
     ``num_tokens`` are under it, the tokens that are left over are the MLP's of zero.
 
     Args:
-        num_tokens: tokens of a region in a frame.
+        num_tokens: tokens of a region in a picture or a frame.
         candidates: so many cells, those with the largest share of the mask, are merged; at most all there are.
+        clip_tokens: the tokens of a clip's read frames are merged into at most so many, which stand at its end; null:
+            each frame has its own.
     """
 
-    def __init__(self, embed_dim: int, num_tokens: int = 4, candidates: int = 16):
+    def __init__(self, embed_dim: int, num_tokens: int = 4, candidates: int = 16, clip_tokens: int | None = None):
         super().__init__()
         if not 1 <= num_tokens <= candidates:
             raise RecipeError(
                 [f"perceiver.num_tokens is {num_tokens}; it must be from 1 to perceiver.candidates ({candidates})"]
             )
-        self.num_semantic_tokens, self.candidates = num_tokens, candidates
+        if clip_tokens is not None and clip_tokens < num_tokens:
+            raise RecipeError(
+                [f"perceiver.clip_tokens is {clip_tokens}; it must be at least perceiver.num_tokens ({num_tokens})"]
+            )
+        self.num_semantic_tokens, self.candidates, self.clip_tokens = num_tokens, candidates, clip_tokens or 0
         self.picture = PictureTokens(embed_dim)
         self.mlp = nn.Sequential(nn.Linear(embed_dim, embed_dim), nn.GELU(), nn.Linear(embed_dim, embed_dim))
 
@@ -54,6 +61,10 @@ class MergedMaskTokens(Perceiver):
         cells = cells.gather(1, chosen[..., None].expand(-1, -1, cells.shape[2]))
         tokens = merged(cells, shares.gather(1, chosen), self.num_semantic_tokens)
         return PerceivedTokens(visual, self.mlp(tokens), grid)
+
+    def merged_over_frames(self, tokens: Tensor) -> Tensor:
+        count = min(tokens.shape[1], self.clip_tokens)
+        return merged(tokens, tokens.new_ones(tokens.shape[:2]), count)
 
 
 def merged(cells: Tensor, weights: Tensor, count: int) -> Tensor:

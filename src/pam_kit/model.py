@@ -36,16 +36,25 @@ Watched = tuple[RegionFeatures, list[RegionFeatures]]
 class RegionPrefix(nn.Module):
     """Puts a region's tokens in the order the decoder reads: visual, newline, semantic, newline, its text.
 
-    In a clip every read frame is written so, and a frame newline ends it.
+    In a clip every read frame is written so, and a frame newline ends it. Where the semantic tokens of a clip are
+    merged over its frames, they and their newline stand at its end instead.
 
     Args:
         width: D.
         has_semantic: whether there are semantic tokens.
         has_frames: whether there will be clips.
+        merge: semantic tokens of all read frames (R, F*N, D) -> those at the clip's end; None: each frame has its own.
     """
 
-    def __init__(self, width: int, has_semantic: bool, has_frames: bool = False):
+    def __init__(
+        self,
+        width: int,
+        has_semantic: bool,
+        has_frames: bool = False,
+        merge: Callable[[Tensor], Tensor] | None = None,
+    ):
         super().__init__()
+        self.merge = merge
         self.visual_newline = nn.Parameter(torch.randn(width) * width**-0.5)
         self.semantic_newline = nn.Parameter(torch.randn(width) * width**-0.5) if has_semantic else None
         self.frame_newline = nn.Parameter(torch.randn(width) * width**-0.5) if has_frames else None
@@ -57,26 +66,44 @@ class RegionPrefix(nn.Module):
         longer.
         """
         if isinstance(frames, ProjectedTokens):
-            image = torch.cat(self._pieces(frames), dim=1)
+            image = torch.cat([*self._seen(frames), *self._meant(frames.semantic), *self._told(frames)], dim=1)
             # Devices that see an image and devices that see a clip in the same step have the same gradients.
             return image if self.frame_newline is None else image + 0 * self.frame_newline
-        return torch.cat([self.of_frame(tokens) for tokens in frames], dim=1)
+        written = [self.of_frame(tokens) for tokens in frames]
+        if self.merges:
+            written.append(self.of_end([tokens.semantic for tokens in frames]))
+        return torch.cat(written, dim=1)
+
+    @property
+    def merges(self) -> bool:
+        """Whether ``of_end`` has to follow the frames of a clip."""
+        return self.merge is not None
 
     def of_frame(self, tokens: ProjectedTokens) -> Tensor:
         """Tokens of R regions in one read frame of a clip -> (R, L, D); frames follow each other."""
         if self.frame_newline is None:
             raise PamKitError("this model has no separator of frames, since its backbone does not track")
+        meant = [] if self.merges else self._meant(tokens.semantic)
         ending = self.frame_newline.expand(len(tokens.visual), 1, -1)
-        return torch.cat([*self._pieces(tokens), ending], dim=1)
+        return torch.cat([*self._seen(tokens), *meant, *self._told(tokens), ending], dim=1)
 
-    def _pieces(self, tokens: ProjectedTokens) -> list[Tensor]:
-        # Semantic tokens stand here even if there is none, so that what would make them has a gradient (of zero).
-        pieces = [tokens.visual, self.visual_newline.expand(len(tokens.visual), 1, -1), tokens.semantic]
-        if self.semantic_newline is not None:
-            pieces.append(self.semantic_newline.expand(len(tokens.semantic), 1, -1))
-        if tokens.characters is not None:
-            pieces.append(tokens.characters)
-        return pieces
+    def of_end(self, semantic: Sequence[Tensor]) -> Tensor:
+        """The projected semantic tokens (R, N, D) of each read frame -> what closes the clip, (R, L, D)."""
+        if self.merge is None:
+            raise PamKitError("each frame of a clip has its own semantic tokens in this model; nothing closes it")
+        return torch.cat(self._meant(self.merge(torch.cat(list(semantic), dim=1))), dim=1)
+
+    def _seen(self, tokens: ProjectedTokens) -> list[Tensor]:
+        return [tokens.visual, self.visual_newline.expand(len(tokens.visual), 1, -1)]
+
+    def _meant(self, semantic: Tensor) -> list[Tensor]:
+        # They stand here even if there is none, so that what would make them has a gradient (of zero).
+        if self.semantic_newline is None:
+            return [semantic]
+        return [semantic, self.semantic_newline.expand(len(semantic), 1, -1)]
+
+    def _told(self, tokens: ProjectedTokens) -> list[Tensor]:
+        return [] if tokens.characters is None else [tokens.characters]
 
 
 @dataclass
@@ -119,7 +146,8 @@ class RegionVLM(nn.Module):
         self.backbone, self.perceiver, self.projector, self.decoder = backbone, perceiver, projector, decoder
         projector.num_visual_tokens(backbone.grid)  # raises where the two do not fit
         projector.num_visual_tokens(backbone.grid, later=True)
-        self.prefix = RegionPrefix(decoder.embed_dim, perceiver.num_semantic_tokens > 0, backbone.tracks)
+        merge = perceiver.merged_over_frames if perceiver.clip_tokens else None
+        self.prefix = RegionPrefix(decoder.embed_dim, perceiver.num_semantic_tokens > 0, backbone.tracks, merge)
 
     @classmethod
     def from_recipe(cls, recipe: Recipe, pretrained: Collection[str] = SLOTS) -> "RegionVLM":
@@ -149,12 +177,14 @@ class RegionVLM(nn.Module):
         """Visual and semantic tokens of a region in an image, or in that many frames of a clip; newlines left out."""
         first = self.projector.num_visual_tokens(self.backbone.grid)
         later = self.projector.num_visual_tokens(self.backbone.grid, later=True) if frames > 1 else 0
-        return first + (frames - 1) * later, frames * self.perceiver.num_semantic_tokens
+        semantic = frames * self.perceiver.num_semantic_tokens
+        return first + (frames - 1) * later, min(semantic, self.perceiver.clip_tokens or semantic)
 
     def prefix_length(self, frames: int = 0) -> int:
         """L: embeddings of a region in an image, or in that many read frames of a clip, newlines included."""
         visual, semantic = self.tokens_per_region(max(1, frames))
-        return visual + semantic + max(1, frames) * (1 + (semantic > 0) + self.perceiver.num_characters) + frames
+        ends = 0 if not semantic else 1 if self.prefix.merges else max(1, frames)
+        return visual + semantic + ends + max(1, frames) * (1 + self.perceiver.num_characters) + frames
 
     def segment(self, images: Tensor, image_index: Tensor, prompts: PromptBatch) -> RegionFeatures:
         """B images and R prompts -> features and masks of R regions; every image is encoded once."""
@@ -265,11 +295,11 @@ class RegionVLM(nn.Module):
 
     def _prefixes(self, clips: list[list[RegionFeatures]]) -> list[Tensor]:
         """The features of the read frames of each clip -> a prefix (L, D) for every region of every clip, in order."""
-        openings = self._written([own[0] for own in clips], later=False)
-        behind = self._written([regions for own in clips for regions in own[1:]], later=True)
+        openings = self._read([own[0] for own in clips], later=False)
+        behind = self._read([regions for own in clips for regions in own[1:]], later=True)
         prefixes = []
         for own in clips:
-            prefix = torch.cat([next(openings), *(next(behind) for _ in own[1:])], dim=1)
+            prefix = self.prefix([next(openings), *(next(behind) for _ in own[1:])])
             expected = self.prefix_length(len(own))
             if prefix.shape[1] != expected:
                 raise PamKitError(
@@ -279,11 +309,11 @@ class RegionVLM(nn.Module):
             prefixes += list(prefix)
         return prefixes
 
-    def _written(self, parts: list[RegionFeatures], later: bool) -> Iterator[Tensor]:
-        """What the decoder reads of each part, (R, L, D); all are perceived together."""
+    def _read(self, parts: list[RegionFeatures], later: bool) -> Iterator[ProjectedTokens]:
+        """The tokens of each part; all are perceived together."""
         if not parts:
             return iter(())
-        together = self.prefix.of_frame(self.perceive(RegionFeatures.joined(parts), later))
+        together = self.perceive(RegionFeatures.joined(parts), later)
         return iter(together.split([len(part) for part in parts]))
 
     def clip_parameters(self) -> list[nn.Parameter]:

@@ -22,9 +22,10 @@ TEXTS = (
 )
 
 
-def build_video_model(seed: int = 0):
+def build_video_model(seed: int = 0, perceiver=None):
     """A RegionVLM of random weights whose SAM 2 of 64 pixels tracks; masks and texts differ from frame to frame.
 
+    ``perceiver``: of 256 channels; one of semantic tokens where none is given.
     Other processes build it too: they load this file by its path, which ``this_file`` gives.
     """
     import torch
@@ -47,9 +48,14 @@ def build_video_model(seed: int = 0):
         for name, parameter in decoder.named_parameters():
             if parameter.ndim > 1:
                 parameter.normal_(std=0.6 if "embed" in name else 1.8 * parameter.shape[1] ** -0.5)
-    perceiver = SemanticPerceiver(256, num_semantic_tokens=3, num_heads=4, mlp_dim=32)
+    perceiver = perceiver or SemanticPerceiver(256, num_semantic_tokens=3, num_heads=4, mlp_dim=32)
     projector = PixelShuffleMlp(256, 32, ratio=2, later_ratio=4)
     return RegionVLM(backbone, perceiver, projector, decoder).eval()
+
+
+@pytest.fixture(scope="session")
+def make_video_model():
+    return build_video_model
 
 
 @pytest.fixture(scope="session")

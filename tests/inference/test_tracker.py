@@ -51,8 +51,8 @@ def test_the_tokens_of_a_region_do_not_hold_those_of_others(predictor, moving_sq
     held, texts = [], predictor._texts
     monkeypatch.setattr(predictor, "_texts", lambda followed, *rest: (held.extend(followed), texts(followed, *rest))[1])
     predicted(predictor, moving_square(3), [FramePrompt(1, 0, BOX), FramePrompt(2, 0, OTHER)])
-    kept = [tokens for one in held for tokens in one.tokens.values()]
-    assert len(kept) == 2 * 3
+    kept = [part for one in held for tokens in one.tokens.values() for part in (tokens.visual, tokens.semantic)]
+    assert len(kept) == 2 * 3 * 2
     assert all(tokens.untyped_storage().nbytes() == tokens.nbytes for tokens in kept)
 
 

@@ -133,10 +133,10 @@ class PlainPath:
             self._count_sight()
             region.see(features)
             seen = self.model.with_crops(features, images[index][None])
-            tokens.append(self.model.prefix.of_frame(self.model.perceive(seen, later=index > 0)))
+            tokens.append(self.model.perceive(seen, later=index > 0))
         if not region.in_sight:
             return region
-        prefix = torch.cat(tokens, dim=1)
+        prefix = self.model.prefix(tokens)
         words = Asking(*asked, max_new_tokens).questions({}).questions
         return self._answered(region, prefix, words, max_new_tokens)
 

@@ -270,6 +270,17 @@ class ProjectedTokens(TensorRecord):
     semantic: Tensor
     characters: Tensor | None = None
 
+    def of_rows(self, rows: Sequence[int]) -> "ProjectedTokens":
+        """Copies of those of some of the regions, in that order."""
+        return self._of_rows(rows)
+
+    def split(self, sizes: Sequence[int]) -> list["ProjectedTokens"]:
+        """Those of the first ``sizes[0]`` regions, of the next ``sizes[1]``, and so on."""
+        split = [
+            None if part is None else part.split(list(sizes)) for part in (self.visual, self.semantic, self.characters)
+        ]
+        return [ProjectedTokens(*(None if part is None else part[i] for part in split)) for i in range(len(sizes))]
+
 
 @dataclass
 class TextLoss(TensorRecord):

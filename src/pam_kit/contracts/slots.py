@@ -131,14 +131,22 @@ class Perceiver(nn.Module, ABC):
         num_semantic_tokens: N; 0 is legal.
         num_characters: W, how long the text is that a region brings along in each frame; 0 is none.
         crop: the part of the picture around each region whose embedding it needs besides; None needs no crop.
+        clip_tokens: M >= N; the semantic tokens of all read frames of a clip become at most so many, which close it, in
+            the place of those in each frame. 0: each frame has its own.
     """
 
     num_semantic_tokens: int
     num_characters: int = 0
+    clip_tokens: int = 0
     crop: CropWindow | None = None
 
     @abstractmethod
     def forward(self, regions: RegionFeatures) -> PerceivedTokens: ...
+
+    def merged_over_frames(self, tokens: Tensor) -> Tensor:
+        """Semantic tokens of the F read frames of a clip, projected and in their order, (R, F*N, D) -> those that close
+        it, (R, min(F*N, M), D). Only where there are ``clip_tokens``."""
+        raise PamKitError(f"{type(self).__name__} does not merge over frames; its clip_tokens must be 0")
 
 
 class Projector(nn.Module, ABC):

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pam_kit.contracts import PerceivedTokens, RegionFeatures, RegionPrompt
+from pam_kit.contracts import PerceivedTokens, ProjectedTokens, RegionFeatures, RegionPrompt
 from pam_kit.data.prepare import Geometry, collate, prepare
 from pam_kit.errors import PamKitError
 from pam_kit.geometry import tight_box
@@ -110,10 +110,10 @@ class RegionFollower:
             return self.model.perceived(regions)
 
     @torch.inference_mode()
-    def embeddings(self, tokens: PerceivedTokens, later: bool) -> Tensor:
-        """(R, L, D): what the decoder reads of a frame; ``later`` frames of a clip are shorter."""
+    def projected(self, tokens: PerceivedTokens, later: bool) -> ProjectedTokens:
+        """Tokens of R regions in a frame, in the decoder's width; ``later`` frames of a clip have fewer."""
         with self.latency.stage("project"):
-            return self.model.prefix.of_frame(self.model.projected(tokens, later))
+            return self.model.projected(tokens, later)
 
 
 def _device(model: RegionVLM) -> torch.device:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from pam_kit.contracts import PerceivedTokens, Questions
+from pam_kit.contracts import PerceivedTokens, Questions, Reading
 from pam_kit.contracts.batches import GeneratedText
 from pam_kit.inference.following import RegionFollower
 from pam_kit.inference.latency import Latency
@@ -48,7 +48,8 @@ class ClipReading:
     """Frames of one region, each read by the decoder as soon as it is there (PAM, section 3.1, streaming).
 
     The first frame is read like a picture (r = 2), those behind it are shorter (r = 4). Kept are the decoder's keys and
-    values and the tokens of the last frame, since it may open the next clip.
+    values and the tokens of the last frame, since it may open the next clip; and the semantic tokens of all frames
+    where they are merged at the clip's end.
 
     Frames are read ``every`` so many seconds, counted from the first one that is read. A frame that is read out of turn
     takes the next turn. Turns that no frame came for are left out: behind a gap reading goes on at the same pace.
@@ -59,6 +60,7 @@ class ClipReading:
         count: frames read.
         carried: how many of them, 0 or 1, were of the clip before.
         seen: whether the region was in sight in any frame since ``start``, read or not.
+        unmerged: (1, N, D) semantic tokens of each read frame, where the clip's end merges them; else none.
 
     Args:
         follower: makes the tokens.
@@ -73,6 +75,7 @@ class ClipReading:
         self.first = start
         self.seen = False
         self.last: PerceivedTokens | None = None
+        self.unmerged: list[Tensor] = []
 
     @property
     def latency(self) -> Latency:
@@ -95,7 +98,11 @@ class ClipReading:
         self.first = time if self.count == 0 else self.first
         passed = math.floor((time - self.first + _SLACK) / self.every) if self.every else 0
         self.turn = max(self.turn, passed) + 1
-        self._read(self._follower.embeddings(tokens, later=self.count > 0))
+        projected = self._follower.projected(tokens, later=self.count > 0)
+        prefix = self._follower.model.prefix
+        if prefix.merges:
+            self.unmerged.append(projected.semantic)
+        self._read(prefix.of_frame(projected))
         self.last = tokens
 
     def ask(self, asking: Asking, history: dict[str, str], asked_at: float) -> list[GeneratedText]:
@@ -109,7 +116,7 @@ class ClipReading:
             if not first:
                 first.append(self.latency.now())
 
-        answers = self.reading.answer(asking.questions(history), asking.max_new_tokens, note)
+        answers = self._whole().answer(asking.questions(history), asking.max_new_tokens, note)
         said = first[0] if first else self.latency.now()
         self.latency.add("first_token", said - asked_at)
         self.latency.add("decode", self.latency.now() - said)
@@ -123,6 +130,14 @@ class ClipReading:
                 clip.add(self.last, time)
             clip.carried = 1
         return clip
+
+    def _whole(self) -> Reading:
+        """What was read, with what closes a clip behind it; that is not lasting, since more frames may come."""
+        if not self.unmerged:
+            return self.reading
+        reading = self.reading.of_rows([0])
+        reading.read(self._follower.model.prefix.of_end(self.unmerged))
+        return reading
 
     def _read(self, embeddings: Tensor) -> None:
         with self.latency.stage("prefill"):

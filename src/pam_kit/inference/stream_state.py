@@ -118,6 +118,8 @@ def _clip_tensors(clip: ClipReading) -> Iterator[tuple[str, Tensor]]:
     if clip.last is not None:
         for name, value in _named(clip.last):
             yield f"last/{name}", value
+    for index, value in enumerate(clip.unmerged):
+        yield f"unmerged/{index}", value
 
 
 def _region_facts(one: Followed) -> dict[str, Any]:
@@ -138,6 +140,8 @@ def _region(stream: RegionStream, facts: dict[str, Any], tensors: dict[str, Tens
     for name in _CLIP:
         setattr(clip, name, facts["clip"][name])
     clip.reading.restore(_below(tensors, "reading/"))
+    unmerged = _below(tensors, "unmerged/")
+    clip.unmerged = [unmerged[str(index)] for index in range(len(unmerged))]
     last = _below(tensors, "last/")
     if last:
         clip.last = PerceivedTokens(**last, grid=(facts["grid"][0], facts["grid"][1]))

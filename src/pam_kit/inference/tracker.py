@@ -6,9 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
-from pam_kit.contracts import GeneratedText, Precision, RegionFeatures, RegionPrompt
+from pam_kit.contracts import GeneratedText, Precision, ProjectedTokens, RegionFeatures, RegionPrompt
 from pam_kit.data.video import Frame, VideoSource, open_video
 from pam_kit.errors import PromptError
 from pam_kit.inference.clip_room import check_clip_room
@@ -38,7 +37,7 @@ class _Followed:
     prompts: dict[int, RegionPrompt]
     choice: FrameChoice
     seen: dict[int, RegionFrame] = field(default_factory=dict)
-    tokens: dict[int, Tensor] = field(default_factory=dict)
+    tokens: dict[int, ProjectedTokens] = field(default_factory=dict)
 
     @property
     def first(self) -> int:
@@ -161,10 +160,10 @@ class VideoPredictor:
             if _wants(rows[i], frame.index, seen[i]):
                 reading.setdefault(frame.index != rows[i].first, []).append(i)
         for later, chosen in reading.items():
-            embedded = follower.embeddings(follower.perceived(regions.of_rows(chosen)), later)
-            for i, tokens in zip(chosen, embedded, strict=True):
-                # A row would keep those of all regions, also once they are dropped.
-                rows[i].tokens[frame.index] = tokens.clone() if len(chosen) > 1 else tokens
+            projected = follower.projected(follower.perceived(regions.of_rows(chosen)), later)
+            for place, i in enumerate(chosen):
+                # A copy: a row would keep those of all regions, also once they are dropped.
+                rows[i].tokens[frame.index] = projected.of_rows([place])
 
     def _texts(
         self, followed: list[_Followed], asking: Asking, history: Mapping[str, str]
@@ -175,7 +174,7 @@ class VideoPredictor:
         """
         told = [row for row, one in enumerate(followed) if any(frame.in_sight for frame in one.seen.values())]
         read = [(followed[row].tokens, followed[row].read_order()) for row in told]
-        prefixes = [torch.cat([tokens[index] for index in order]) for tokens, order in read]
+        prefixes = [self.model.prefix([tokens[index] for index in order])[0] for tokens, order in read]
         questions = asking.questions(history, range(len(told)))
         texts: list[dict[str, dict[str, GeneratedText]]] = [{} for _ in followed]
         answers = self.model.decoder.generate(prefixes, questions, asking.max_new_tokens) if len(questions) else []
