@@ -428,6 +428,7 @@ def test_clips_are_tracked_once(tiny_model, cache_of, monkeypatch):
     plain = model.read_clips(batch)
     watched = []
     monkeypatch.setattr(model, "watch", lambda batch, watch=model.watch: watched.append(batch) or watch(batch))
+    earlier = None
     for run in range(2):
         cache = cache_of(model, "backbone.track=true", "projector.later_ratio=4")
         firsts, prefixes = model.read_clips(batch, partial(cache.watch, model))
@@ -436,6 +437,8 @@ def test_clips_are_tracked_once(tiny_model, cache_of, monkeypatch):
             torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
         for expected, found in zip(plain[0], firsts, strict=True):
             torch.testing.assert_close(found.mask_logits, expected.mask_logits, rtol=0, atol=1e-5)
+        assert earlier is None or all(map(torch.equal, earlier, prefixes))  # what is computed is what will be read
+        earlier = prefixes
     assert [len(prefix) for prefix in prefixes] == [model.prefix_length(count) for count in (2, 2, 3)]
     moved = replace(batch, frames=[frames[0], frames[1].flip(0)])
     model.read_clips(moved, partial(cache.watch, model))

@@ -21,8 +21,10 @@ class TensorRecord:
         """The same, with no tensor that another process can see; each of those holds a file open."""
         return self._changed(lambda tensor: tensor.clone() if tensor.is_shared() else tensor)
 
-    def _of_rows(self, rows: Sequence[int]):
-        """A record of regions, the first axis of all its tensors, with some of them."""
+    def _of_rows(self, rows: Sequence[int] | slice):
+        """A record of regions, the first axis of all its tensors, with some of them; a slice copies nothing."""
+        if isinstance(rows, slice):
+            return self._changed(lambda tensor: tensor[rows])
         index = torch.tensor(list(rows), dtype=torch.long)
         return self._changed(lambda tensor: tensor[index.to(tensor.device)])
 
@@ -190,8 +192,8 @@ class RegionFeatures(TensorRecord):
     def __len__(self) -> int:
         return len(self.iou)
 
-    def of_rows(self, rows: Sequence[int]) -> "RegionFeatures":
-        """Some of the regions, in that order."""
+    def of_rows(self, rows: Sequence[int] | slice) -> "RegionFeatures":
+        """Some of the regions, in that order: copies, or with a slice views."""
         return self._of_rows(rows)
 
     def hypothesis(self, candidate: int) -> "RegionFeatures":

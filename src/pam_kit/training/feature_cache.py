@@ -12,7 +12,6 @@ import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import MISSING, dataclass, fields, replace
-from itertools import chain
 from pathlib import Path
 
 import torch
@@ -27,7 +26,8 @@ from pam_kit.model import RegionVLM, Watched
 from pam_kit.registry import find
 from pam_kit.sections import Recipe
 
-# A region's tensors by field of RegionFeatures, without the region axis and without padded tokens.
+# A region's tensors by field of RegionFeatures: of a picture without the region axis and without padded tokens; of a
+# clip with an axis of frames, and only the padding that its frames need among themselves.
 Kept = dict[str, Tensor]
 
 # Those that every backbone gives, and those that some models have besides.
@@ -37,7 +37,7 @@ _FOLDER_VARIABLE, _DEFAULT_FOLDER = "PAM_KIT_CACHE", "~/.cache/pam_kit"
 
 
 class FeatureCache:
-    """RegionFeatures by backbone, picture and prompt, one safetensors file a region, or a region in a frame of a clip.
+    """RegionFeatures by backbone, picture or clip and prompt, one safetensors file a region.
 
     Every region of a picture is computed by itself, so that what is kept does not depend on the batch it was met in: a
     run comes out the same, bit for bit on a CPU, whether the cache was empty, part full or full. Against a run without
@@ -102,21 +102,19 @@ class FeatureCache:
         """What ``model.watch`` gives for a batch of clips; it is tracked as a whole where any part of it is missing."""
         looks = [sorted({0, *read}) for read in batch.read]
         places = [self._clip_places(model, batch, clip, seen) for clip, seen in enumerate(looks)]
-        found = [[[_read(path) for path in of_frame] for of_frame in clip] for clip in places]
-        complete = [all(None not in of_frame for of_frame in clip) for clip in found]
+        found = [[_read(path) for path in clip] for clip in places]
+        complete = [None not in clip for clip in found]
         followed = [] if all(complete) else model.watch(replace(batch, read=looks))
         watched = []
         for clip, (seen, there) in enumerate(zip(looks, complete, strict=True)):
-            if there:
-                kept = [[features for features in of_frame if features is not None] for of_frame in found[clip]]
-            else:
-                kept = [[_unpadded(one.of_rows([row])) for row in range(len(one))] for one in followed[clip][1]]
-                for path, features in zip(chain(*places[clip]), chain(*kept), strict=True):
+            kept = [features for features in found[clip] if features is not None]
+            if not there:
+                kept = [_of_clip(followed[clip][1], row) for row in range(len(places[clip]))]
+                for path, features in zip(places[clip], kept, strict=True):
                     _write(path, features)
-            count = len(places[clip][0])
-            self.hits, self.misses = self.hits + there * count, self.misses + (not there) * count
-            parts = [_joined(of_frame, batch.clip_index.device) for of_frame in kept]
-            watched.append((parts[0], [parts[seen.index(index)] for index in batch.read[clip]]))
+            self.hits, self.misses = self.hits + there * len(kept), self.misses + (not there) * len(kept)
+            frames = _frames(kept, batch.clip_index.device)
+            watched.append((frames[0], [frames[seen.index(index)] for index in batch.read[clip]]))
         return watched
 
     def report(self) -> str:
@@ -131,14 +129,13 @@ class FeatureCache:
             f"{size / 1e6:,.1f} MB in {self._own_folder or self.folder}"
         )
 
-    def _clip_places(self, model: RegionVLM, batch: ClipBatch, clip: int, seen: list[int]) -> list[list[Path]]:
-        """Where the regions of a clip lie, frame by frame of those that are looked at."""
+    def _clip_places(self, model: RegionVLM, batch: ClipBatch, clip: int, seen: list[int]) -> list[Path]:
+        """Where the regions of a clip lie, with the frames that are looked at."""
         prompts = batch.prompts.of_rows(batch.clip_index == clip).to("cpu")
         shown = _digest([*batch.frames[clip], torch.tensor(seen)])
         key = _region_key(shown, _trimmed(prompts), batch.clip_index.device.type)
         folder = self._folder_of(model) / key[:2]
-        rows = range(len(prompts))
-        return [[folder / f"{key}-{index}-{row}.safetensors" for row in rows] for index in seen]
+        return [folder / f"{key}-{row}.safetensors" for row in range(len(prompts))]
 
     def _folder_of(self, model: RegionVLM) -> Path:
         if self._own_folder is None:
@@ -253,6 +250,25 @@ def _unpadded(alone: RegionFeatures) -> Kept:
         given = kept["labels"] != PAD_POINT
         kept |= {name: kept[name][given] for name in ("points", "labels")}
     return kept
+
+
+def _of_clip(frames: list[RegionFeatures], row: int) -> Kept:
+    """What is kept of one region of a clip: not what is padding in all its frames, which depends on the batch."""
+    region = RegionFeatures.joined([frame.of_rows([row]) for frame in frames])
+    kept = {f.name: getattr(region, f.name) for f in fields(region) if getattr(region, f.name) is not None}
+    told = ~kept["token_padding"].all(0)
+    kept |= {name: kept[name][:, told] for name in ("all_tokens", "token_padding")}
+    if "labels" in kept:
+        given = (kept["labels"] != PAD_POINT).any(0)
+        kept |= {name: kept[name][:, given] for name in ("points", "labels")}
+    return kept
+
+
+def _frames(regions: list[Kept], device: torch.device) -> list[RegionFeatures]:
+    """The regions of a clip, frame by frame."""
+    followed = [RegionFeatures(**{name: tensor.to(device) for name, tensor in kept.items()}) for kept in regions]
+    frames = [[one.of_rows(slice(i, i + 1)) for one in followed] for i in range(len(followed[0]))]
+    return [own[0] if len(own) == 1 else RegionFeatures.joined(own) for own in frames]
 
 
 def _joined(regions: list[Kept], device: torch.device) -> RegionFeatures:
