@@ -313,11 +313,32 @@ def test_the_check_of_datasets_reads_them():
         (MicroClips, {"frames_per_event": 17}, "micro_clips dataset: frames_per_event is 17"),
         (MicroClips, {"carry": 1.5}, "carry is 1.5; expected 0 to 1"),
         (MicroClips, {"history": -0.1}, "history is -0.1; expected 0 to 1"),
+        (MicroClips, {"only": []}, r"only is \[\]; expected some of moves, grows"),
+        (MicroClips, {"only": ["turns", "jumps"]}, "only is .*jumps.*; expected some of"),
     ],
 )
 def test_wrong_arguments(cls, arguments, words):
     with pytest.raises(PamKitError, match=words):
         cls(**arguments)
+
+
+def test_chosen_events_are_those_of_the_whole_in_its_order():
+    options = {"seed": 5, "image_size": 64, "carry": 0.5, "history": 0.5}
+    every = [MicroClips(num_samples=90, **options)[i] for i in range(90)]
+    expected = [clip for clip in every if clip.regions[0].attributes["event"] in ("turns", "hides")]
+    chosen = MicroClips(num_samples=len(expected), only=["hides", "turns"], **options)
+    last = chosen[len(expected) - 1]  # asked for first: what is found does not depend on what was asked before
+    assert [(clip.source, digest(clip)) for clip in chosen] == [(clip.source, digest(clip)) for clip in expected]
+    assert len(expected) > 10 and digest(last) == digest(expected[-1])
+
+
+def test_an_event_that_no_video_has_is_not_looked_for_for_ever(monkeypatch):
+    monkeypatch.setattr("pam_kit.data.micro.video_dataset._FRUITLESS", 20)
+    first = MicroClips(image_size=64, events_per_video=1, only=["turns"])
+    with pytest.raises(
+        PamKitError, match=r"none of 20 videos has an event of only=\['turns'\] with events_per_video=1"
+    ):
+        first[0]
 
 
 @pytest.mark.parametrize(("fewest", "most"), [(1, 1), (8, 8)])

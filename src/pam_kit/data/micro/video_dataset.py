@@ -11,12 +11,14 @@ from pam_kit.contracts import ClipSample, Event, Region, VideoRegion, VideoSampl
 from pam_kit.data.micro.backgrounds import Backgrounds, make_background, photo_paths
 from pam_kit.data.micro.language import COLOUR_WORDS_ZH, KIND_WORDS
 from pam_kit.data.micro.story import Act
-from pam_kit.data.micro.video_language import all_event_texts, event_texts, find_event_attribute
+from pam_kit.data.micro.video_language import EVENTS, all_event_texts, event_texts, find_event_attribute
 from pam_kit.data.micro.video_scene import MovingScene, make_moving_scene
 from pam_kit.errors import PamKitError
 from pam_kit.registry import register
 
 FRAME_RATE = 4.0
+# So many videos in a row are looked through for an event before it is taken to be in none.
+_FRUITLESS = 500
 
 
 @dataclass(frozen=True)
@@ -164,9 +166,11 @@ class MicroClips:
         max_objects: most objects a video.
         carry: share of the clips that open with the last frame of the event before, 0 to 1.
         history: share of the clips that know the caption of the event before, 0 to 1.
+        only: names of events, such as [turns], to which the dataset is restricted: sample i is then the i-th of these,
+            and otherwise what it is among all of them.
 
     Raises:
-        PamKitError: for an argument out of range.
+        PamKitError: for an argument out of range, and for events that no video has.
         MissingPackageError: for photographs whose package is not installed.
     """
 
@@ -184,8 +188,9 @@ class MicroClips:
         max_objects: int = 5,
         carry: float = 0.65,
         history: float = 0.65,
+        only: list[str] | None = None,
     ):
-        self.num_samples, self.carry, self.history = num_samples, carry, history
+        self.num_samples, self.carry, self.history, self.only = num_samples, carry, history, only
         self.settings = _Settings(
             seed, image_size, backgrounds, events_per_video, frames_per_event, min_objects, max_objects
         )
@@ -193,6 +198,10 @@ class MicroClips:
         for name, share in (("carry", carry), ("history", history)):
             if not 0 <= share <= 1:
                 raise PamKitError(f"micro_clips dataset: {name} is {share}; expected 0 to 1")
+        if only is not None and (not only or not set(only) <= set(EVENTS)):
+            raise PamKitError(f"micro_clips dataset: only is {only}; expected some of {', '.join(EVENTS)}, or null")
+        self._found: list[int] = []
+        self._searched = 0
 
     def __len__(self) -> int:
         return self.num_samples
@@ -200,9 +209,10 @@ class MicroClips:
     def __getitem__(self, index: int) -> ClipSample:
         if not 0 <= index < self.num_samples:
             raise IndexError(f"clip {index} of a micro_clips dataset of {self.num_samples}")
-        video, number = divmod(int(index), self.settings.events)
+        place = int(index) if self.only is None else self._place_of(int(index))
+        video, number = divmod(place, self.settings.events)
         scene = _scene(self.settings, video)
-        rng = np.random.default_rng([self.settings.seed, int(index), 2])
+        rng = np.random.default_rng([self.settings.seed, place, 2])
         carried, told = (number > 0 and bool(rng.random() < share) for share in (self.carry, self.history))
         shown, lead = _shown_frames(scene, number, carried)
         acts = scene.actors[0].acts
@@ -210,7 +220,23 @@ class MicroClips:
         region = Region("0", mask=scene.mask(shown[0], 0), texts=_texts(acts[number]), attributes=attributes)
         history = dict(_texts(acts[number - 1])["caption"]) if told else {}
         frames = [scene.draw(frame) for frame in shown]
-        return ClipSample(f"micro_clips seed {self.settings.seed}:{index}", frames, [region], history, lead)
+        return ClipSample(f"micro_clips seed {self.settings.seed}:{place}", frames, [region], history, lead)
+
+    def _place_of(self, index: int) -> int:
+        """Where event ``index`` of those in ``only`` stands among all events."""
+        last = self._searched
+        while index >= len(self._found):
+            acts = _scene(self.settings, self._searched).actors[0].acts
+            first = self._searched * self.settings.events
+            self._found += [first + i for i, act in enumerate(acts) if act.facts.event in (self.only or ())]
+            self._searched += 1
+            last = self._searched if self._found and self._found[-1] >= first else last
+            if self._searched - last > _FRUITLESS:
+                raise PamKitError(
+                    f"micro_clips dataset: none of {_FRUITLESS} videos has an event of only={self.only} with "
+                    f"events_per_video={self.settings.events}"
+                )
+        return self._found[index]
 
     def texts(self) -> Iterator[str]:
         """Texts that hold every word of both languages, without drawing anything; the same for every seed."""
