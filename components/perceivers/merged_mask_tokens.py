@@ -13,13 +13,17 @@ from pam_kit.registry import register
 _ENOUGH = 0.1
 
 
-@register("perceiver", "merged_mask_tokens", presets={"videorefer": {"num_tokens": 1, "clip_tokens": 4}})
+@register(
+    "perceiver",
+    "merged_mask_tokens",
+    presets={"videorefer": {"num_tokens": 1, "candidates": 4096, "clip_tokens": 4}},
+)
 class MergedMaskTokens(Perceiver):
     """The whole picture's tokens, and beside them a few tokens merged from the cells under the region's mask.
 
     After VideoRefer (arXiv 2501.00599), whose object encoder pools features under masks and merges
-    neighbours in a sequence that are most alike until few are left. One token (num_tokens = 1) is the mask's average,
-    VideoRefer's object token of a single picture.
+    neighbours in a sequence that are most alike until few are left. One token (num_tokens = 1) of all cells is the
+    mask's average, VideoRefer's object token of a single picture.
 
     Faithful (preset ``videorefer``): pooling under the mask, merging the frames that are most alike by the cosine of
     neighbours, averages of what was merged, an MLP. Otherwise: frames are merged behind the MLPs of perceiver and
