@@ -24,7 +24,8 @@ class RegionStream:
     """Follows regions through frames that come one by one, and describes them at any time.
 
     What is kept is bounded: the backbone's memory, the newest frame's features, and of each region the tokens of the
-    last read frame and the decoder's keys and values of the clip so far, which end with the clip.
+    last read frame and the decoder's keys and values of the clip so far, which end with the clip; so do the semantic
+    tokens of its frames, where they are merged.
 
     Attributes:
         broken: whether an exception, such as Ctrl-C, left it in the middle of a frame, a description or a removal.
